@@ -1,0 +1,33 @@
+# `make test` needs only Python 3.11 or newer and make: it creates .venv itself.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?=
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/installed
+
+.PHONY: test lint types tests lowest clean
+
+test: lint types tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# One thread of BLAS in each of pytest's two processes: more would spin against each other.
+tests: $(INSTALLED)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The whole suite with the oldest releases that pyproject.toml admits.
+lowest:
+	$(MAKE) tests VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	touch $@
+
+clean:
+	rm -rf .venv .venv-lowest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
