@@ -1,0 +1,513 @@
+"""Handwritten digits, MNIST, Fashion-MNIST and your own arrays, as plain NumPy arrays.
+
+Every loader returns `((x_train, t_train), (x_test, t_test))`: x float32 [n, d]; t int32 labels [n], or
+one-hot rows, float32 [n, classes], with `one_hot_label=True`. With `normalize=False`, x keeps the bytes as
+uint8.
+
+The four files of MNIST and of Fashion-MNIST are looked for in this order:
+
+1. the `directory` argument, and then nowhere else;
+2. `$JAXNET_DATA_DIR/mnist` (or `/fashion-mnist`), used where it holds all four files;
+3. the user's cache folder, into which what is missing is downloaded once, from the first mirror that has it.
+"""
+
+import difflib
+import gzip
+import hashlib
+import importlib.util
+import logging
+import math
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "CLASS_NAMES",
+    "Split",
+    "load",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_mnist",
+    "load_npz",
+    "read_idx",
+]
+
+_Path: TypeAlias = str | os.PathLike[str]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Split: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
+
+_DIGITS = tuple("0123456789")
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "digits": _DIGITS,
+    "mnist": _DIGITS,
+    "fashion-mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
+
+
+class _IdxFile(NamedTuple):
+    """One published file; `sha256` is of the decompressed bytes, `archive_sha256` of the downloaded `.gz`."""
+
+    name: str
+    shape: tuple[int, ...]
+    sha256: str | None = None
+    archive_sha256: str | None = None
+
+
+class _Source(NamedTuple):
+    """Where a dataset is published, and its train images, train labels, test images, test labels."""
+
+    mirrors: tuple[str, ...]
+    files: tuple[_IdxFile, ...]
+
+
+# MNIST's are of the decompressed bytes, since archives of it that were compressed anew are in use.
+_MNIST_SHA256 = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+_FASHION_ARCHIVE_SHA256 = (
+    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+)
+_FILES = (
+    _IdxFile("train-images-idx3-ubyte", (60000, 28, 28)),
+    _IdxFile("train-labels-idx1-ubyte", (60000,)),
+    _IdxFile("t10k-images-idx3-ubyte", (10000, 28, 28)),
+    _IdxFile("t10k-labels-idx1-ubyte", (10000,)),
+)
+_SOURCES = {
+    "mnist": _Source(
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        tuple(file._replace(sha256=sha) for file, sha in zip(_FILES, _MNIST_SHA256, strict=True)),
+    ),
+    "fashion-mnist": _Source(
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        tuple(
+            file._replace(archive_sha256=sha)
+            for file, sha in zip(_FILES, _FASHION_ARCHIVE_SHA256, strict=True)
+        ),
+    ),
+}
+_CONNECT_READ_TIMEOUT_S = (15.0, 60.0)
+
+
+def load(
+    name_or_path: _Path,
+    directory: _Path | None = None,
+    *,
+    normalize: bool = True,
+    one_hot_label: bool = False,
+) -> Split:
+    """Load "digits", "mnist", "fashion-mnist", or the path of your own `.npz` file.
+
+    `directory` is the folder of the four files of MNIST or Fashion-MNIST. Raises ValueError for another name,
+    or for `directory` with a dataset that takes none, and whatever that dataset's own loader raises.
+
+    >>> (x_train, t_train), (x_test, t_test) = load("digits")
+    >>> x_train.shape, t_test.shape
+    ((1437, 64), (360,))
+    """
+    name = os.fspath(name_or_path)
+    if name in _SOURCES:
+        return _load_published(name, directory, normalize, one_hot_label)
+    is_npz = name.lower().endswith(".npz")
+    if name != "digits" and not is_npz:
+        close = difflib.get_close_matches(name.lower(), CLASS_NAMES, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(
+            f"expected {', '.join(map(repr, CLASS_NAMES))} or a path ending in .npz, got {name!r}{hint}"
+        )
+    if directory is not None:
+        raise ValueError(f"directory is for {' and '.join(map(repr, _SOURCES))} only, got it with {name!r}")
+    if is_npz:
+        return load_npz(name, normalize=normalize, one_hot_label=one_hot_label)
+    return load_digits(normalize=normalize, one_hot_label=one_hot_label)
+
+
+def load_digits(*, normalize: bool = True, one_hot_label: bool = False) -> Split:
+    """Load the handwritten digits that scikit-learn carries, 8 x 8 pixels, 1,437 to train and 360 to test.
+
+    x is [n, 64]: float32 in 0..1, or uint8 in 0..16 without `normalize`; t int32 [n], or float32 [n, 10].
+    Needs no network; the split is shuffled and always the same. Raises ImportError without scikit-learn.
+
+    >>> (x_train, t_train), _ = load_digits(one_hot_label=True)
+    >>> x_train.shape, t_train.shape, float(x_train.max())
+    ((1437, 64), (1437, 10), 1.0)
+    """
+    try:
+        from sklearn.datasets import load_digits as load_bunch
+    except ImportError:
+        raise ImportError("digits needs scikit-learn: pip install 'jaxnet[data]'") from None
+    pixels, labels = load_bunch(return_X_y=True)
+    x, t = _scaled(pixels.astype(np.uint8), 16, normalize), _targets(labels, 10, one_hot_label)
+    return _split(x, t)
+
+
+def load_mnist(
+    directory: _Path | None = None, *, normalize: bool = True, one_hot_label: bool = False
+) -> Split:
+    """Load MNIST, 28 x 28 handwritten digits, 60,000 to train and 10,000 to test, downloading it if need be.
+
+    x is [n, 784]: float32 in 0..1, or uint8 without `normalize`; t int32 [n], or float32 [n, 10]. The files
+    may be compressed or not; wherever they were found, their decompressed bytes must be those published.
+    Raises FileNotFoundError where there is no data and none can be downloaded, ValueError for a file in
+    `directory` or `$JAXNET_DATA_DIR` that is not MNIST's, ImportError when a download needs pooch.
+    """
+    return _load_published("mnist", directory, normalize, one_hot_label)
+
+
+def load_fashion_mnist(
+    directory: _Path | None = None, *, normalize: bool = True, one_hot_label: bool = False
+) -> Split:
+    """Load Fashion-MNIST, 28 x 28 pictures of clothes in ten classes, in everything else like `load_mnist`.
+
+    A download must be the published archives; files of your own are checked by their form only (magic number,
+    sizes, labels 0 to 9). `CLASS_NAMES["fashion-mnist"]` names the labels.
+    """
+    return _load_published("fashion-mnist", directory, normalize, one_hot_label)
+
+
+def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False) -> Split:
+    """Load your own arrays from an `.npz` file: x_train and t_train, and x_test and t_test if it has them.
+
+    x [n, ...] is flattened to [n, d]: uint8 is divided by 255 (and kept as it is without `normalize`), other
+    real numbers are cast to float32 as they are. t holds integer labels [n] from 0, or one-hot rows [n,
+    classes]; y_train and y_test will do for t_train and t_test. Without test arrays, a fixed shuffle puts
+    four fifths in train and the rest in test. Nothing is unpickled.
+
+    Raises ValueError (not an npz file, damaged, an array missing or empty, shapes that disagree, NaN or
+    infinity, negative labels, rows that are not one-hot) and TypeError (x not real numbers, labels not
+    integers, uint8 in only one of x_train and x_test); each message names the file and the array.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/mine.npz", x_train=np.ones((10, 2, 2)), t_train=np.arange(10))
+    ...     (x_train, t_train), (x_test, t_test) = load_npz(f"{folder}/mine.npz")
+    >>> x_train.shape, t_train.shape, x_test.shape, t_test.shape
+    ((8, 4), (8,), (2, 4), (2,))
+    """
+    arrays = _read_npz(Path(path).expanduser())
+    pairs = []
+    for part in ("train", "test"):
+        if f"x_{part}" in arrays:
+            x = _features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize)
+            labels, classes = _labels(arrays[f"t_{part}"], f"{path}: t_{part}")
+            if len(x) != len(labels):
+                raise ValueError(
+                    f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(labels)}"
+                )
+            pairs.append((x, labels, classes))
+    if len(pairs) == 1:
+        x, labels, classes = pairs[0]
+        if len(x) < 2:
+            raise ValueError(f"{path}: expected 2 rows or more to split into train and test, got {len(x)}")
+        return _split(x, _targets(labels, classes, one_hot_label))
+    (x_train, labels_train, classes_train), (x_test, labels_test, classes_test) = pairs
+    if x_train.shape[1] != x_test.shape[1]:
+        expected, got = x_train.shape[1], x_test.shape[1]
+        raise ValueError(f"{path}: expected x_test with the {expected} features of x_train, got {got}")
+    types = (arrays["x_train"].dtype, arrays["x_test"].dtype)
+    if (types[0] == np.uint8) != (types[1] == np.uint8):  # only one of them would be divided by 255
+        raise TypeError(
+            f"{path}: expected x_train and x_test both uint8 or neither, got {types[0]} and {types[1]}"
+        )
+    classes = max(classes_train, classes_test)
+    return (
+        (x_train, _targets(labels_train, classes, one_hot_label)),
+        (x_test, _targets(labels_test, classes, one_hot_label)),
+    )
+
+
+def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str | None = None) -> Array:
+    """Read an IDX file of unsigned bytes, labels [n] or images [n, rows, columns], gzip-compressed or not.
+
+    Returns a read-only uint8 array. `shape` is what the header must say, `sha256` is of the decompressed
+    bytes. Raises ValueError, with the file's name, for a damaged archive, another magic number, another
+    shape, too few or too many bytes, another hash; in that order.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "labels").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    ...     read_idx(f"{folder}/labels")
+    array([7, 2, 1], dtype=uint8)
+    """
+    raw = Path(path).expanduser().read_bytes()
+    return _parse_idx(raw, _IdxFile(str(path), () if shape is None else shape, sha256))
+
+
+def _parse_idx(raw: bytes, file: _IdxFile) -> Array:
+    """Parse and check the bytes of one file, as found; `file.name` goes into the errors."""
+    data = raw
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            what = "is cut short" if isinstance(error, EOFError) else f"is damaged ({error})"
+            raise ValueError(
+                f"{file.name}: expected a whole gzip archive, this one {what}: {len(raw)} bytes"
+            ) from None
+    magics = [0x800 + len(file.shape)] if file.shape else [0x801, 0x803]
+    magic = int.from_bytes(data[:4], "big")
+    if len(data) < 4 or magic not in magics:
+        expected = " or ".join(f"0x{m:08x}" for m in magics)
+        got = f"0x{magic:08x}" if len(data) >= 4 else f"a file of {len(data)} bytes"
+        raise ValueError(f"{file.name}: expected the IDX magic number {expected}, got {got}")
+    dimensions = magic & 0xFF
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise ValueError(f"{file.name}: expected an IDX header of {start} bytes, got {len(data)} bytes")
+    shape = struct.unpack_from(f">{dimensions}I", data, 4)
+    if file.shape and shape != file.shape:
+        raise ValueError(
+            f"{file.name}: expected {_described(file.shape)}, its header says {_described(shape)}"
+        )
+    size = start + math.prod(shape)
+    if len(data) != size:
+        raise ValueError(f"{file.name}: expected {size} bytes for {_described(shape)}, got {len(data)}")
+    hashed = ((file.sha256, data, "decompressed bytes"), (file.archive_sha256, raw, "archive"))
+    for published, content, what in hashed:
+        if published is not None and (got := hashlib.sha256(content).hexdigest()) != published:
+            raise ValueError(f"{file.name}: expected sha256 {published} of the {what}, got {got}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) + (" labels" if len(shape) == 1 else " images")
+
+
+def _load_published(name: str, directory: _Path | None, normalize: bool, one_hot_label: bool) -> Split:
+    source = _SOURCES[name]
+    if directory is not None:
+        folder = Path(directory).expanduser()
+        if missing := _missing(folder, source):
+            raise FileNotFoundError(f"{name}: {folder} {missing}")
+        arrays = _read_folder(folder, source)
+    else:
+        root = os.environ.get("JAXNET_DATA_DIR")
+        folder = Path(root or "", name).expanduser()
+        tried = f"{folder} {_missing(folder, source)}" if root else "JAXNET_DATA_DIR is not set"
+        if root and not _missing(folder, source):
+            arrays = _read_folder(folder, source)
+        else:
+            arrays = _fetch(name, source, tried)
+    pairs = []
+    for k in (0, 2):
+        images, labels = arrays[k : k + 2]
+        row = int(labels.argmax())
+        if labels[row] > 9:
+            file = source.files[k + 1].name
+            raise ValueError(f"{name}: {file}: expected labels 0 to 9, got {labels[row]} in row {row}")
+        x = _scaled(images.reshape(len(images), -1), 255, normalize)
+        pairs.append((x, _targets(labels, 10, one_hot_label)))
+    return pairs[0], pairs[1]
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """Find the file of that name, plain or `.gz`, spelled `-idx` or `.idx`; None if it is not there."""
+    for spelling in (name, name.replace("-idx", ".idx")):
+        for path in (folder / spelling, folder / f"{spelling}.gz"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _missing(folder: Path, source: _Source) -> str:
+    """Say what the folder lacks of the dataset, as the end of a sentence; empty if nothing."""
+    if not folder.is_dir():
+        return "is no folder"
+    names = [file.name for file in source.files if _find(folder, file.name) is None]
+    return f"holds no {', '.join(names)} (with or without .gz)" if names else ""
+
+
+def _read_folder(folder: Path, source: _Source) -> list[Array]:
+    """Read the four files of a user's folder, which may have been compressed anew and are never changed."""
+    found = [(_find(folder, file.name) or folder / file.name, file) for file in source.files]
+    return [read_idx(path, shape=file.shape, sha256=file.sha256) for path, file in found]
+
+
+def _cache_folder(name: str) -> Path:
+    try:
+        import pooch
+    except ImportError:
+        raise ImportError("downloading needs pooch: pip install 'jaxnet[data]'") from None
+    return Path(pooch.os_cache("jaxnet")) / name
+
+
+def _fetch(name: str, source: _Source, tried: str) -> list[Array]:
+    """Read the four files from the cache, downloading those that are missing or damaged there."""
+    cache = _cache_folder(name)
+    mirrors = list(source.mirrors)
+    arrays = []
+    for file in source.files:
+        archive = file._replace(name=f"{file.name}.gz")
+        path = cache / archive.name
+        failures = []
+        if path.exists():
+            try:
+                arrays.append(_parse_idx(path.read_bytes(), archive))
+                continue
+            except ValueError as error:
+                path.unlink(missing_ok=True)
+                failures.append(f"the cached copy, now removed ({error})")
+        for mirror in tuple(mirrors):
+            try:
+                arrays.append(_download(mirror, path, archive))
+                break
+            except (OSError, ValueError) as error:  # OSError: requests' errors are
+                failures.append(f"{mirror} ({_reason(error)})")
+                mirrors.append(mirrors.pop(mirrors.index(mirror)))  # the next file need not wait for it first
+        else:
+            raise FileNotFoundError(
+                f"{name}: no data here, and no download: {tried}; {cache} holds no good {archive.name}; "
+                f"failed: {', '.join(failures) or 'no mirror is known'}; try again with a network, or put "
+                f"{', '.join(f.name for f in source.files)} (with or without .gz) into a folder and pass it "
+                f"as directory=, or into {name}/ in the folder that JAXNET_DATA_DIR names"
+            )
+    return arrays
+
+
+def _download(mirror: str, path: Path, archive: _IdxFile) -> Array:
+    """Download one archive to the path, which appears there only whole and checked."""
+    import pooch
+
+    show_progress = bool(sys.stderr and sys.stderr.isatty() and importlib.util.find_spec("tqdm"))
+    http: Callable[..., Any] = pooch.HTTPDownloader(
+        progressbar=show_progress, chunk_size=1 << 16, timeout=_CONNECT_READ_TIMEOUT_S
+    )
+    arrays = []
+
+    def download_checked(url: str, output_file: str, caller: object) -> None:
+        # Before pooch moves its temporary file into place, so that wrong bytes never get the file's name.
+        http(url, output_file, caller)
+        arrays.append(_parse_idx(Path(output_file).read_bytes(), archive))
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        pooch.retrieve(mirror + archive.name, None, path.name, path.parent, downloader=download_checked)
+    finally:
+        logger.setLevel(level)
+    # Another process may have put the file there since we looked; then pooch downloads nothing.
+    return arrays[0] if arrays else _parse_idx(path.read_bytes(), archive)
+
+
+def _reason(error: Exception) -> str:
+    """Say why a mirror failed, in a few words on one line."""
+    if hasattr(error, "response"):  # one of requests'
+        return type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
+    return " ".join(str(error).split())
+
+
+def _scaled(x: Array, top: int, normalize: bool) -> Array:
+    # A division: multiplying by the reciprocal rounds differently.
+    return np.divide(x, np.float32(top), dtype=np.float32) if normalize else np.array(x)
+
+
+def _targets(labels: Array, classes: int, one_hot_label: bool) -> Array:
+    if not one_hot_label:
+        return labels.astype(np.int32)
+    one_hot = np.zeros((len(labels), classes), np.float32)
+    one_hot[np.arange(len(labels)), labels] = 1
+    return one_hot
+
+
+def _split(x: Array, t: Array) -> Split:
+    """Shuffle and split, four fifths to one fifth, always alike."""
+    # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
+    rows = np.random.RandomState(0).permutation(len(x))
+    train, test = np.split(rows, [len(x) * 4 // 5])
+    return (x[train], t[train]), (x[test], t[test])
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    """Read x_train, t_train and, if they are there, x_test, t_test, their contents unchecked."""
+    known = {f"{letter}_{part}" for letter in "xty" for part in ("train", "test")}
+    with path.open("rb") as file:
+        start = file.read(4)
+        if start[:2] != b"PK":
+            got = f"a file that starts with {start!r}" if start else "an empty file"
+            raise ValueError(f"{path}: expected an npz file, got {got}")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                names = archive.files
+                found = {name: np.asarray(archive[name]) for name in names if name in known}
+        except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise all sorts
+            raise ValueError(
+                f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "
+                f"({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from None
+    for part in ("train", "test"):
+        if f"y_{part}" in found:
+            if f"t_{part}" in found:
+                raise ValueError(f"{path}: expected t_{part} or y_{part}, got both")
+            found[f"t_{part}"] = found.pop(f"y_{part}")
+    expected = ["x_train", "t_train"] + (["x_test", "t_test"] if {"x_test", "t_test"} & set(found) else [])
+    if missing := [name for name in expected if name not in found]:
+        raise ValueError(
+            f"{path}: expected {' and '.join(missing)}, got only {', '.join(names) or 'nothing'}"
+        )
+    return found
+
+
+def _features(x: Array, name: str, normalize: bool) -> Array:
+    """Check and flatten x to [n, d]."""
+    if x.dtype.kind not in "buif":
+        raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
+    if x.ndim == 0 or x.size == 0:
+        raise ValueError(f"{name}: expected an array [n, ...] that is not empty, got shape {x.shape}")
+    flat = x.reshape(len(x), -1)
+    if x.dtype == np.uint8:
+        return _scaled(flat, 255, normalize)
+    with np.errstate(over="ignore"):  # what is too large for float32 is counted below
+        flat = flat.astype(np.float32)
+    finite = np.isfinite(flat)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.all(axis=1))
+        count = finite.size - np.count_nonzero(finite)
+        raise ValueError(
+            f"{name}: expected finite float32 numbers, got {count} NaN or infinite, in {len(rows)} rows, "
+            f"the first in row {rows[0]}"
+        )
+    return flat
+
+
+def _labels(t: Array, name: str) -> tuple[Array, int]:
+    """Check labels [n] or one-hot rows [n, classes]; return labels [n] and the number of classes."""
+    if t.ndim == 2 and t.shape[1] == 1 and t.dtype.kind in "iu":
+        t = t[:, 0]  # a column of labels, as some datasets have it
+    if t.ndim not in (1, 2) or t.size == 0:
+        raise ValueError(f"{name}: expected labels [n] or one-hot rows [n, classes], got shape {t.shape}")
+    if t.dtype.kind not in ("iu" if t.ndim == 1 else "buif"):
+        raise TypeError(
+            f"{name}: expected integer labels [n] or one-hot rows [n, classes], got {t.dtype} {t.shape}"
+        )
+    if t.ndim == 2:
+        good = ((t == 0) | (t == 1)).all(axis=1) & (np.count_nonzero(t, axis=1) == 1)
+        if not good.all():
+            row = int(good.argmin())
+            raise ValueError(
+                f"{name}: expected one-hot rows, of zeros and a single 1, got {t[row].tolist()} in row {row}"
+            )
+        return t.argmax(axis=1), t.shape[1]
+    for row in (int(t.argmin()), int(t.argmax())):
+        if not 0 <= t[row] < 2**31:
+            raise ValueError(f"{name}: expected labels from 0 to {2**31 - 1}, got {t[row]} in row {row}")
+    return t, int(t.max()) + 1

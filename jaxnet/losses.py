@@ -1,0 +1,185 @@
+"""Losses: from probabilities as the source writes them (4.1), and exact from the logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Num, Shaped
+
+from jaxnet.activations import _as_float
+
+Targets = Shaped[ArrayLike, "..."] | list  # integer labels, or one-hot or soft rows
+EPSILON = 1e-7  # what the source adds inside the logarithm
+_ROW_SUM_TOLERANCE = 1e-3  # one-hot and soft targets in half precision still pass
+
+
+def mean_squared_error(
+    y: Num[ArrayLike, "*shape"] | list, t: Num[ArrayLike, "*shape"] | list
+) -> Float[Array, ""]:
+    """Return half the sum of squared differences, `½ Σ (y - t)²`, over every element.
+
+    Neither a mean nor divided by the batch: the name is the source's (4.1).
+
+    Raises:
+        ValueError: the shapes differ, or there is no element.
+
+    >>> mean_squared_error([0.0, 1.0], [0.0, 0.5])
+    Array(0.125, dtype=float32)
+    """
+    y, t = _same_shape(y, t)
+    return 0.5 * jnp.sum((y - t) ** 2)
+
+
+def cross_entropy_error0(
+    y: Num[ArrayLike, "*shape"] | list, t: Num[ArrayLike, "*shape"] | list
+) -> Float[Array, ""]:
+    """Return the cross entropy of one example, `-Σ t · log(y + 1e-7)`, of probabilities y.
+
+    Source: 4.1. The 1e-7 keeps the logarithm finite and makes the loss inexact: `softmax_cross_entropy` is
+    not.
+
+    Raises:
+        ValueError: the shapes differ, or there is no element.
+
+    >>> round(float(cross_entropy_error0([0.25, 0.75], [0.0, 1.0])), 4)
+    0.2877
+    """
+    y, t = _same_shape(y, t)
+    return -jnp.sum(t * jnp.log(y + EPSILON))
+
+
+def cross_entropy_error(y: Num[ArrayLike, "..."] | list, t: Num[ArrayLike, "..."] | list) -> Float[Array, ""]:
+    """Return the mean cross entropy of a batch, `-Σ t · log(y + 1e-7) / n`, with one-hot targets.
+
+    y, t: [n, classes], or [classes] for a batch of one. Source: 4.1.
+
+    Raises:
+        ValueError: the shapes differ or are of another rank, or the batch is empty.
+
+    >>> round(float(cross_entropy_error([[0.5, 0.5], [0.25, 0.75]], [[1, 0], [1, 0]])), 4)
+    1.0397
+    """
+    y, t = _same_shape(y, t)
+    _check_rank(y, "y")
+    return -jnp.sum(t * jnp.log(y + EPSILON)) / (1 if y.ndim == 1 else y.shape[0])
+
+
+def cross_entropy_label(y: Num[ArrayLike, "..."] | list, t: Int[ArrayLike, "..."] | list) -> Float[Array, ""]:
+    """Return the mean cross entropy of a batch with integer labels, `-Σ log(y[i, t[i]] + 1e-7) / n`.
+
+    y: probabilities [n, classes] and t: labels [n]; or [classes] and a single label. Source: 4.1.
+
+    Raises:
+        TypeError: the labels are not integers.
+        ValueError: the shapes do not fit, the batch is empty, or a label is out of range.
+
+    >>> round(float(cross_entropy_label([[0.5, 0.5], [0.25, 0.75]], [0, 0])), 4)
+    1.0397
+    """
+    y, t = _as_float(y, "y"), _host_values(t)
+    _check_rank(y, "y")
+    if y.ndim == 1:
+        y, t = y[None], t.reshape(-1)
+    if t.ndim != 1:
+        raise ValueError(f"t must be integer labels of shape [{y.shape[0]}], got shape {list(t.shape)}")
+    distribution, _ = target_distribution(t, y.shape, y.dtype)
+    return -jnp.mean(jnp.sum(_times_log(distribution, jnp.log(y + EPSILON)), axis=-1))
+
+
+def softmax_cross_entropy(logits: Num[ArrayLike, "..."] | list, t: Targets) -> Float[Array, ""]:
+    """Return the mean cross entropy of `softmax(logits)`, exact and stable for any finite logits.
+
+    `mean_i(logsumexp(z_i) - Σ_k t_ik z_ik)`; its gradient is exactly `(softmax(z) - t) / n`.
+
+    logits: [n, classes] or [classes]; t: integer labels [n] (or one), or one-hot or soft rows like the
+    logits, each summing to 1.
+
+    Raises:
+        TypeError: t has the shape of labels and is not of an integer type.
+        ValueError: the shapes do not fit, the batch is empty, or (where values can be seen, which is not so
+            inside `jax.jit`: there the loss is NaN) a label is out of range or a row does not sum to 1.
+
+    >>> softmax_cross_entropy([[0.0, 1000.0], [1000.0, 0.0]], [0, 0])
+    Array(500., dtype=float32)
+    """
+    logits = _as_float(logits, "logits")
+    _check_rank(logits, "logits")
+    distribution, _ = target_distribution(t, logits.shape, logits.dtype)
+    return -jnp.mean(jnp.sum(_times_log(distribution, jax.nn.log_softmax(logits)), axis=-1))
+
+
+def target_distribution(
+    t: Targets, shape: tuple[int, ...], dtype: jnp.dtype | np.dtype | type
+) -> tuple[Float[Array, "*batch c"], Int[Array, "*batch"]]:
+    """Return targets as rows of probabilities of the given shape, and as integer labels.
+
+    t: integer labels `shape[:-1]`, or one-hot or soft rows of exactly `shape`.
+
+    Raises:
+        TypeError: t has the shape of labels and is not of an integer type.
+        ValueError: t has neither shape, or (concrete arrays only) a label is outside `0..shape[-1] - 1` or a
+        row
+            holds a negative value or does not sum to 1. Of a traced array such rows become NaN, so that the
+            loss of a compiled function says so too.
+    """
+    t = _host_values(t)
+    traced = isinstance(t, Array)
+    classes = shape[-1]
+    if t.shape == shape[:-1]:
+        if not jnp.issubdtype(t.dtype, jnp.integer):
+            raise TypeError(f"labels must be integers, got {t.dtype} of shape {list(t.shape)}")
+        valid = (t >= 0) & (t < classes)
+        if not traced and not valid.all():
+            first = int(np.flatnonzero(~valid)[0])
+            raise ValueError(
+                f"labels must be in 0..{classes - 1}, got {t.reshape(-1)[first]} at index {first}"
+            )
+        labels = jnp.asarray(t)
+        rows = (labels[..., None] == jnp.arange(classes)).astype(dtype)
+    elif t.shape == shape:
+        if not (jnp.issubdtype(t.dtype, jnp.number) or t.dtype == bool):
+            raise TypeError(f"targets must be numbers, got {t.dtype}")
+        sums = t.sum(axis=-1, dtype=None if jnp.issubdtype(t.dtype, jnp.floating) else int)
+        valid = (abs(sums - 1) <= _ROW_SUM_TOLERANCE) & (t >= 0).all(axis=-1)
+        if not traced and not valid.all():
+            first = int(np.flatnonzero(~valid)[0])
+            raise ValueError(
+                f"one-hot targets must be non-negative rows that sum to 1, got a row that sums to "
+                f"{float(sums.reshape(-1)[first]):.6g} at index {first}"
+            )
+        rows = jnp.asarray(t).astype(dtype)
+        labels = jnp.argmax(rows, axis=-1)
+    else:
+        raise ValueError(
+            f"targets must be integer labels of shape {list(shape[:-1])} or one-hot rows of shape "
+            f"{list(shape)}, got shape {list(t.shape)}"
+        )
+    return (jnp.where(jnp.asarray(valid)[..., None], rows, jnp.nan) if traced else rows), labels
+
+
+def _host_values(t: ArrayLike | list) -> Array | np.ndarray:
+    # A NumPy array wherever the values can be seen, so that they are checked also inside `jax.grad` over
+    # params.
+    return t if isinstance(t, jax.core.Tracer) else np.asarray(t)
+
+
+def _times_log(distribution: Array, log_probability: Array) -> Array:
+    # 0 · log 0 is 0, as in the limit, not NaN.
+    return jnp.where(distribution == 0, 0, distribution * log_probability)
+
+
+def _same_shape(y: ArrayLike | list, t: ArrayLike | list) -> tuple[Array, Array]:
+    y, t = _as_float(y, "y"), _as_float(t, "t")
+    if y.shape != t.shape:
+        raise ValueError(f"y and t must have the same shape, got {list(y.shape)} and {list(t.shape)}")
+    if y.size == 0:
+        raise ValueError(f"the batch must not be empty, got shape {list(y.shape)}")
+    return y, t
+
+
+def _check_rank(y: Array, name: str) -> None:
+    if y.ndim not in (1, 2):
+        raise ValueError(f"{name} must have shape [n, classes] or [classes], got {list(y.shape)}")
+    if y.size == 0:
+        raise ValueError(f"the batch must not be empty, got {name} of shape {list(y.shape)}")

@@ -1,0 +1,771 @@
+"""Datasets: real files in temporary folders, loopback HTTP mirrors, MNIST itself where it can be had."""
+
+import gzip
+import hashlib
+import http.server
+import logging
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnet import datasets
+
+SHAPES = {
+    "train-images-idx3-ubyte": (50, 4, 3),
+    "train-labels-idx1-ubyte": (50,),
+    "t10k-images-idx3-ubyte": (20, 4, 3),
+    "t10k-labels-idx1-ubyte": (20,),
+}
+NAMES = list(SHAPES)
+IMAGES, LABELS = NAMES[:2]
+RNG = np.random.default_rng(7)
+ARRAYS = {name: RNG.integers(0, 256 if len(shape) == 3 else 10, shape) for name, shape in SHAPES.items()}
+IDX = {
+    name: struct.pack(f">I{len(a.shape)}I", 0x800 + a.ndim, *a.shape) + a.astype(np.uint8).tobytes()
+    for name, a in ARRAYS.items()
+}
+ARCHIVES = {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in IDX.items()}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def use_mirrors(monkeypatch, *mirrors: str) -> None:
+    """Publish the small arrays above as both datasets."""
+    by_data = tuple(datasets._IdxFile(n, SHAPES[n], sha256=sha256(IDX[n])) for n in NAMES)
+    by_archive = tuple(
+        datasets._IdxFile(n, SHAPES[n], archive_sha256=sha256(ARCHIVES[f"{n}.gz"])) for n in NAMES
+    )
+    monkeypatch.setitem(datasets._SOURCES, "mnist", datasets._Source(mirrors, by_data))
+    monkeypatch.setitem(datasets._SOURCES, "fashion-mnist", datasets._Source(mirrors, by_archive))
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache folder, no JAXNET_DATA_DIR, and the small datasets without a mirror."""
+    monkeypatch.delenv("JAXNET_DATA_DIR", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(datasets, "_cache_folder", lambda name: tmp_path / "cache" / name)
+    use_mirrors(monkeypatch)
+    return tmp_path / "cache"
+
+
+class Mirror:
+    """A loopback HTTP server of `files` (bytes, or an int status); `asked` lists the requests in order."""
+
+    def __init__(self, files, stall=False):
+        self.files, self.asked = files, []
+        self.release = threading.Event()
+        mirror = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = self.path.rpartition("/")[2]
+                mirror.asked.append(name)
+                content = mirror.files.get(name, 404)
+                if isinstance(content, int):
+                    self.send_error(content)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if stall:
+                    self.wfile.write(content[: len(content) // 2])
+                    self.wfile.flush()
+                    mirror.release.wait(20)
+                else:
+                    self.wfile.write(content)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/data/"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.release.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def dead_url():
+    """An address at which nobody listens."""
+    with Mirror({}) as mirror:
+        return mirror.url
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def check_small(split) -> None:
+    """The split is ARRAYS, divided by 255."""
+    (x_train, t_train), (x_test, t_test) = split
+    for x, images in ((x_train, IMAGES), (x_test, NAMES[2])):
+        expected = (ARRAYS[images].reshape(len(x), 12).astype(np.float32) / np.float32(255)).astype(
+            np.float32
+        )
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, expected)
+    for t, labels in ((t_train, LABELS), (t_test, NAMES[3])):
+        assert t.dtype == np.int32
+        np.testing.assert_array_equal(t, ARRAYS[labels])
+
+
+def message_of(error: pytest.ExceptionInfo[BaseException]) -> str:
+    """The message, which is one line and drags no other error along."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert error.value.__cause__ is None
+    assert error.value.__context__ is None or error.value.__suppress_context__
+    return text
+
+
+# --- digits ----------------------------------------------------------------------------------------
+
+
+def test_digits_shapes_ranges_and_determinism():
+    (x_train, t_train), (x_test, t_test) = datasets.load_digits()
+    assert (x_train.shape, t_train.shape, x_test.shape, t_test.shape) == (
+        (1437, 64),
+        (1437,),
+        (360, 64),
+        (360,),
+    )
+    assert (x_train.dtype, t_train.dtype) == (np.float32, np.int32)
+    assert (x_train.min(), x_train.max()) == (0.0, 1.0)
+    assert t_test[:10].tolist() == [7, 9, 4, 7, 0, 2, 6, 1, 3, 1]  # the same on every machine, for good
+    again = datasets.load_digits()
+    np.testing.assert_array_equal(again[0][0], x_train)
+    np.testing.assert_array_equal(again[1][1], t_test)
+
+
+def test_digits_are_those_of_scikit_learn_each_once():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    (x_train, t_train), (x_test, t_test) = datasets.load_digits(normalize=False)
+    assert x_train.dtype == np.uint8
+    ours = np.column_stack([np.concatenate([x_train, x_test]), np.concatenate([t_train, t_test])])
+    theirs = np.column_stack([pixels, labels])
+    np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+    (scaled, one_hot), _ = datasets.load_digits(one_hot_label=True)
+    np.testing.assert_array_equal(scaled * 16, x_train)
+    assert (one_hot.shape, one_hot.dtype) == ((1437, 10), np.float32)
+    np.testing.assert_array_equal(one_hot.argmax(1), t_train)
+    np.testing.assert_array_equal(one_hot.sum(1), 1)
+
+
+def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.delenv("JAXNET_DATA_DIR", raising=False)
+    with pytest.raises(ImportError) as error:
+        datasets.load_digits()
+    assert message_of(error) == "digits needs scikit-learn: pip install 'jaxnet[data]'"
+    with pytest.raises(ImportError) as error:
+        datasets.load_mnist()
+    assert message_of(error) == "downloading needs pooch: pip install 'jaxnet[data]'"
+    use_mirrors(monkeypatch)
+    folder = write_folder(tmp_path / "mnist", ARCHIVES)
+    check_small(datasets.load_mnist(folder))
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
+    check_small(datasets.load_mnist())
+
+
+# --- MNIST itself ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    try:
+        return datasets.load_mnist(one_hot_label=True)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_mnist_golden_values(mnist):
+    (x_train, t_train), (x_test, t_test) = mnist
+    assert [a.shape for a in (x_train, t_train, x_test, t_test)] == [
+        (60000, 784),
+        (60000, 10),
+        (10000, 784),
+        (10000, 10),
+    ]
+    assert {a.dtype for a in (x_train, t_train, x_test, t_test)} == {np.dtype(np.float32)}
+    assert (x_train.min(), x_train.max(), x_test.min(), x_test.max()) == (0.0, 1.0, 0.0, 1.0)
+    # Published mean and standard deviation of the training pixels, counts and first labels.
+    assert x_train.mean(dtype=np.float64) == pytest.approx(0.1306604762738429, rel=1e-7)
+    assert x_train.std(dtype=np.float64) == pytest.approx(0.30810780717887876, rel=1e-7)
+    assert t_train.sum(0).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert t_test.sum(0).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert t_train[:5].argmax(1).tolist() == [5, 0, 4, 1, 9]
+    assert t_test[:5].argmax(1).tolist() == [7, 2, 1, 0, 4]
+
+
+def test_mnist_equals_an_independent_parse(mnist):
+    root = os.environ.get("JAXNET_DATA_DIR")
+    folder = Path(root) / "mnist" if root else datasets._cache_folder("mnist")
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there to compare with")
+    with gzip.open(path) as file:
+        assert struct.unpack(">4I", file.read(16)) == (0x803, 10000, 28, 28)
+        pixels = np.frombuffer(file.read(), np.uint8)
+    (_, _), (x_test, _) = mnist
+    np.testing.assert_array_equal(x_test.ravel(), pixels.astype(np.float32) / np.float32(255))
+    assert x_test.sum(dtype=np.float64) == pytest.approx(pixels.sum(dtype=np.int64) / 255, rel=1e-7)
+
+
+def test_mnist_loads_in_reasonable_time(mnist):
+    start = time.perf_counter()
+    datasets.load_mnist()
+    assert time.perf_counter() - start < 5  # about 0.4 s; the limit leaves room for a busy machine
+
+
+# --- files in a folder -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ARCHIVES,
+        IDX,
+        {f"{name}.gz": gzip.compress(data, 1) for name, data in IDX.items()},
+        {name.replace("-idx", ".idx"): data for name, data in IDX.items()},
+        {name.replace("-idx", ".idx"): data for name, data in ARCHIVES.items()},
+        IDX | {f"{IMAGES}.gz": b"never read: the plain file is there"},
+    ],
+    ids=["archives", "plain", "recompressed", "dotted", "dotted archives", "both"],
+)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_files_load_from_a_directory_and_from_the_data_dir(cache, monkeypatch, tmp_path, files, name):
+    folder = write_folder(tmp_path / "data" / name, files)
+    check_small(datasets.load(name, folder))
+    check_small(datasets.load(name, str(folder)))
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path / "data"))
+    check_small(datasets.load(name))
+    assert not cache.exists()
+
+
+def test_a_folder_in_home_may_be_written_with_a_tilde(cache, monkeypatch, tmp_path):
+    write_folder(tmp_path / "mnist", IDX)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    check_small(datasets.load_mnist("~/mnist"))
+    monkeypatch.setenv("JAXNET_DATA_DIR", "~")
+    check_small(datasets.load_mnist())
+
+
+def test_without_normalize_bytes_stay_and_arrays_are_writable(cache, tmp_path):
+    folder = write_folder(tmp_path / "mnist", IDX)
+    (x_train, t_train), _ = datasets.load_mnist(folder, normalize=False, one_hot_label=True)
+    assert x_train.dtype == np.uint8
+    np.testing.assert_array_equal(x_train, ARRAYS[IMAGES].reshape(50, 12))
+    np.testing.assert_array_equal(t_train, np.eye(10, dtype=np.float32)[ARRAYS[LABELS]])
+    x_train += 1
+    t_train += 1
+
+
+def test_a_given_directory_is_the_only_place_looked_at(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
+    write_folder(tmp_path / "mnist", IDX)
+    with Mirror(ARCHIVES) as mirror:
+        use_mirrors(monkeypatch, mirror.url)
+        folder = write_folder(tmp_path / "mine", {IMAGES: IDX[IMAGES], LABELS: IDX[LABELS]})
+        with pytest.raises(FileNotFoundError) as error:
+            datasets.load_mnist(folder)
+        assert f"{folder} holds no t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte" in message_of(error)
+        with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+            datasets.load_mnist(tmp_path / "nowhere")
+        assert mirror.asked == []
+
+
+def flip(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+BAD_IMAGES = {
+    "truncated gzip": (".gz", ARCHIVES[f"{IMAGES}.gz"][:-20], r"expected a whole gzip archive.*cut short"),
+    "gzip header only": (".gz", b"\x1f\x8b", r"expected a whole gzip archive.*cut short"),
+    "flipped in the archive": (
+        ".gz",
+        flip(ARCHIVES[f"{IMAGES}.gz"], 300),
+        r"expected a whole gzip .*damaged",
+    ),
+    "other compression": (".gz", b"\x1f\x8b\x07" + bytes(40), r"expected a whole gzip .*damaged"),
+    "flipped pixel": (
+        "",
+        flip(IDX[IMAGES], 100),
+        r"expected sha256 [0-9a-f]{64} of the decompressed bytes, got",
+    ),
+    "wrong magic": ("", IDX[LABELS], "expected the IDX magic number 0x00000803, got 0x00000801"),
+    "floats": ("", b"\0\0\x0d\x03" + IDX[IMAGES][4:], "magic number 0x00000803, got 0x00000d03"),
+    "a web page": ("", b"<html>not found</html>", "expected the IDX magic number 0x00000803, got 0x3c68746d"),
+    "empty": ("", b"", "magic number 0x00000803, got a file of 0 bytes"),
+    "half a header": ("", IDX[IMAGES][:10], "expected an IDX header of 16 bytes, got 10 bytes"),
+    "wrong count": (
+        "",
+        struct.pack(">4I", 0x803, 49, 4, 3) + IDX[IMAGES][16:-12],
+        "expected 50 x 4 x 3 images, its header says 49 x 4 x 3 images",
+    ),
+    "too short": ("", IDX[IMAGES][:-1], "expected 616 bytes for 50 x 4 x 3 images, got 615"),
+    "too long": ("", IDX[IMAGES] + b"x", "expected 616 bytes for 50 x 4 x 3 images, got 617"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_file_of_the_user_is_named_and_left_alone(cache, monkeypatch, tmp_path, case):
+    suffix, content, expected = BAD_IMAGES[case]
+    files = {name: data for name, data in IDX.items() if name != IMAGES}
+    folder = write_folder(tmp_path / "mnist", files | {IMAGES + suffix: content})
+    with pytest.raises(ValueError, match=expected) as error:
+        datasets.load_mnist(folder)
+    assert message_of(error).startswith(f"{folder / IMAGES}{suffix}: ")
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=expected):
+        datasets.load_mnist()
+    assert (folder / f"{IMAGES}{suffix}").read_bytes() == content
+
+
+def test_fashion_files_of_the_user_are_checked_by_their_form(cache, tmp_path):
+    changed = IDX | {IMAGES: flip(IDX[IMAGES], 100)}
+    (x_train, _), _ = datasets.load_fashion_mnist(write_folder(tmp_path / "changed", changed))
+    assert x_train.shape == (50, 12)
+    for k, wrong in ((1, "train-labels-idx1-ubyte"), (3, "t10k-labels-idx1-ubyte")):
+        bad = IDX | {NAMES[k]: IDX[NAMES[k]][:-1] + b"\x0b"}
+        row = len(ARRAYS[NAMES[k]]) - 1
+        with pytest.raises(ValueError, match=f"{wrong}: expected labels 0 to 9, got 11 in row {row}"):
+            datasets.load_fashion_mnist(write_folder(tmp_path / wrong, bad))
+
+
+def test_published_sizes_are_the_real_ones():
+    for name in ("mnist", "fashion-mnist"):
+        shapes = [file.shape for file in datasets._SOURCES[name].files]
+        assert shapes == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]
+        assert len(datasets.CLASS_NAMES[name]) == 10
+
+
+def test_read_idx_reads_any_sizes_and_checks_what_it_is_asked_to(tmp_path):
+    path = tmp_path / "some"
+    path.write_bytes(IDX[IMAGES])
+    array = datasets.read_idx(path, sha256=sha256(IDX[IMAGES]))
+    assert (array.dtype, array.flags.writeable) == (np.uint8, False)
+    np.testing.assert_array_equal(array, ARRAYS[IMAGES])
+    path.write_bytes(struct.pack(">2I", 0x801, 0))
+    assert datasets.read_idx(str(path)).shape == (0,)
+    path.write_bytes(struct.pack(">4I", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(ValueError, match="expected 79228162458924105385300197391 bytes"):
+        datasets.read_idx(path)
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match="0x00000801 or 0x00000803, got 0x47494638"):
+        datasets.read_idx(path)
+    with pytest.raises(FileNotFoundError, match="no-such-file"):
+        datasets.read_idx(tmp_path / "no-such-file")
+
+
+# --- downloads -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_a_download_happens_once(cache, monkeypatch, name, capfd):
+    with Mirror(ARCHIVES) as mirror:
+        use_mirrors(monkeypatch, mirror.url)
+        check_small(datasets.load(name))
+        assert mirror.asked == [f"{n}.gz" for n in NAMES]
+        check_small(datasets.load(name))
+        assert len(mirror.asked) == 4
+    check_small(datasets.load(name))  # and needs no mirror any more
+    assert sorted(p.name for p in (cache / name).iterdir()) == sorted(ARCHIVES)
+    assert capfd.readouterr() == ("", "")
+
+
+def replaced(content):
+    return dict.fromkeys(ARCHIVES, content)
+
+
+BAD_MIRRORS = {
+    "404": ({}, "HTTP 404"),
+    "503": (replaced(503), "HTTP 503"),
+    "garbage": (replaced(b"<html>log in first</html>"), "got 0x3c68746d"),
+    "empty": (replaced(b""), "a file of 0 bytes"),
+    "truncated": ({n: a[:-9] for n, a in ARCHIVES.items()}, "cut short"),
+    "flipped byte": ({n: flip(a, len(a) - 1) for n, a in ARCHIVES.items()}, "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("case", BAD_MIRRORS)
+def test_a_bad_mirror_is_followed_by_the_next(cache, monkeypatch, case, name):
+    files, reason = BAD_MIRRORS[case]
+    with Mirror(files) as bad, Mirror(ARCHIVES) as good:
+        use_mirrors(monkeypatch, bad.url)
+        with pytest.raises(FileNotFoundError) as error:
+            datasets.load(name)
+        text = message_of(error)
+        assert f"{bad.url} (" in text
+        assert reason in text
+        assert not list((cache / name).iterdir())  # nothing half or wrong stays
+        bad.asked.clear()
+        use_mirrors(monkeypatch, bad.url, good.url)
+        check_small(datasets.load(name))
+        assert bad.asked == [f"{IMAGES}.gz"]  # a mirror that failed is not waited for again
+        assert len(good.asked) == 4
+
+
+def test_a_mirror_that_breaks_off_or_hangs_is_followed_by_the_next(cache, monkeypatch, dead_url):
+    monkeypatch.setattr(datasets, "_CONNECT_READ_TIMEOUT_S", (1.0, 0.2))
+    with Mirror(ARCHIVES, stall=True) as hung, Mirror(ARCHIVES) as good:
+        use_mirrors(monkeypatch, dead_url, hung.url, good.url)
+        check_small(datasets.load_mnist())
+        assert len(hung.asked) == 1
+        assert len(good.asked) == 4
+
+
+def test_recompressed_archives_of_a_mirror_load_where_the_data_are_checked(cache, monkeypatch):
+    recompressed = {f"{n}.gz": gzip.compress(data, 1, mtime=5) for n, data in IDX.items()}
+    with Mirror(recompressed) as mirror:
+        use_mirrors(monkeypatch, mirror.url)
+        check_small(datasets.load_mnist())
+        with pytest.raises(FileNotFoundError, match=r"expected sha256 [0-9a-f]{64} of the archive"):
+            datasets.load_fashion_mnist()
+
+
+def test_only_what_is_missing_or_damaged_in_the_cache_is_fetched(cache, monkeypatch):
+    for name in ("mnist", "fashion-mnist"):
+        damaged = gzip.compress(flip(IDX[IMAGES], 100))
+        kept = {LABELS + ".gz": ARCHIVES[LABELS + ".gz"]}
+        folder = write_folder(cache / name, {f"{IMAGES}.gz": damaged} | kept)
+        with Mirror(ARCHIVES) as mirror:
+            use_mirrors(monkeypatch, mirror.url)
+            check_small(datasets.load(name))
+            assert mirror.asked == [f"{n}.gz" for n in NAMES if n != LABELS]
+        assert (folder / f"{IMAGES}.gz").read_bytes() == ARCHIVES[f"{IMAGES}.gz"]
+
+
+def test_a_damaged_cache_without_a_mirror_says_so(cache, monkeypatch, dead_url):
+    use_mirrors(monkeypatch, dead_url)
+    write_folder(cache / "mnist", ARCHIVES | {f"{IMAGES}.gz": b"rubbish"})
+    with pytest.raises(FileNotFoundError, match=r"cached copy, now removed .*magic number") as error:
+        datasets.load_mnist()
+    assert f"{dead_url} (ConnectionError)" in message_of(error)
+
+
+def test_offline_without_data_is_one_clear_sentence(cache, monkeypatch, tmp_path, dead_url):
+    with Mirror({}) as empty:
+        use_mirrors(monkeypatch, dead_url, empty.url)
+        with pytest.raises(FileNotFoundError) as error:
+            datasets.load_mnist()
+    text = message_of(error)
+    for part in (
+        "mnist: ",
+        "JAXNET_DATA_DIR is not set",
+        f"{cache / 'mnist'} holds no good {IMAGES}.gz",
+        f"{dead_url} (ConnectionError), {empty.url} (HTTP 404)",
+        "directory=",
+        *NAMES,
+    ):
+        assert part in text
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
+    write_folder(tmp_path / "mnist", {IMAGES: IDX[IMAGES], LABELS: IDX[LABELS], NAMES[2]: IDX[NAMES[2]]})
+    use_mirrors(monkeypatch)
+    with pytest.raises(FileNotFoundError) as error:
+        datasets.load_mnist()
+    assert f"{tmp_path / 'mnist'} holds no {NAMES[3]} (with or without .gz)" in message_of(error)
+    assert "no mirror is known" in message_of(error)
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache, monkeypatch):
+    cache.write_text("a file where the folder should be")
+    with Mirror(ARCHIVES) as mirror:
+        use_mirrors(monkeypatch, mirror.url)
+        with pytest.raises(FileNotFoundError) as error:
+            datasets.load_mnist()
+        assert str(cache) in message_of(error)
+        assert mirror.asked == []
+
+
+def test_the_log_level_of_pooch_is_put_back(cache, monkeypatch, dead_url):
+    import pooch
+
+    use_mirrors(monkeypatch, dead_url)
+    logger = pooch.get_logger()
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    with pytest.raises(FileNotFoundError):
+        datasets.load_mnist()
+    assert logger.level == logging.ERROR
+
+
+def test_the_cache_is_the_users_folder_for_jaxnet():
+    assert datasets._cache_folder("mnist").parts[-2:] == ("jaxnet", "mnist") or sys.platform == "win32"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path):
+    program = (
+        "import sys, pathlib; from jaxnet import datasets as d\n"
+        "d._SOURCES['mnist'] = d._SOURCES['mnist']._replace(mirrors=(sys.argv[1],))\n"
+        "d._cache_folder = lambda name: pathlib.Path(sys.argv[2])\n"
+        "d.load_mnist()"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "JAXNET_DATA_DIR"} | {"NO_PROXY": "127.0.0.1"}
+    with Mirror({f"{IMAGES}.gz": bytes(1 << 20)}, stall=True) as mirror:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, mirror.url, str(tmp_path / "cache")],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        give_up = time.monotonic() + 30
+        while not any(p.stat().st_size for p in (tmp_path / "cache").glob("*")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in stderr
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# --- your own arrays -------------------------------------------------------------------------------
+
+
+def mine(**changes):
+    """Good arrays for an npz file, with changes; None leaves one out."""
+    arrays = {
+        "x_train": RNG.random((6, 2, 2)),
+        "t_train": np.array([0, 1, 2, 0, 1, 2]),
+        "x_test": RNG.random((3, 2, 2)),
+        "t_test": np.array([2, 1, 3]),
+    }
+    return {name: a for name, a in (arrays | changes).items() if a is not None}
+
+
+def test_npz_with_test_arrays(tmp_path):
+    arrays = mine()
+    np.savez(tmp_path / "mine.npz", **arrays, ignored=np.array("text"))
+    (x_train, t_train), (x_test, t_test) = datasets.load_npz(tmp_path / "mine.npz")
+    np.testing.assert_array_equal(x_train, arrays["x_train"].reshape(6, 4).astype(np.float32))
+    np.testing.assert_array_equal(x_test, arrays["x_test"].reshape(3, 4).astype(np.float32))
+    assert {x_train.dtype, x_test.dtype} == {np.dtype(np.float32)}
+    assert {t_train.dtype, t_test.dtype} == {np.dtype(np.int32)}
+    assert t_test.tolist() == [2, 1, 3]
+    _, (_, one_hot) = datasets.load(tmp_path / "mine.npz", one_hot_label=True)
+    np.testing.assert_array_equal(
+        one_hot, np.eye(4, dtype=np.float32)[[2, 1, 3]]
+    )  # a label only in test counts
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_as_keras_has_it(tmp_path, save):
+    images = RNG.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+    save(
+        tmp_path / "k.npz",
+        x_train=images,
+        y_train=np.arange(5, dtype=np.uint8)[:, None],
+        x_test=images,
+        y_test=np.arange(5, dtype=np.uint8),
+    )
+    (x_train, t_train), (_, t_test) = datasets.load_npz(str(tmp_path / "k.npz"))
+    np.testing.assert_array_equal(x_train, images.reshape(5, 9).astype(np.float32) / np.float32(255))
+    assert t_train.tolist() == t_test.tolist() == [0, 1, 2, 3, 4]
+    (raw, _), _ = datasets.load_npz(tmp_path / "k.npz", normalize=False)
+    assert raw.dtype == np.uint8
+    np.testing.assert_array_equal(raw, images.reshape(5, 9))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 101])
+def test_npz_without_test_arrays_is_split_always_alike(tmp_path, n):
+    x, t = np.arange(n)[:, None] * [1, 10], np.arange(n)
+    np.savez(tmp_path / "m.npz", x_train=x, t_train=np.eye(n)[t])
+    (x_train, t_train), (x_test, t_test) = datasets.load_npz(tmp_path / "m.npz")
+    assert (len(x_train), len(x_test)) == (n * 4 // 5, n - n * 4 // 5)
+    assert sorted([*t_train, *t_test]) == list(range(n))
+    np.testing.assert_array_equal(x_train, x[t_train])
+    np.testing.assert_array_equal(x_test, x[t_test])
+    np.testing.assert_array_equal(datasets.load_npz(tmp_path / "m.npz")[0][1], t_train)
+    if n == 10:
+        assert t_test.tolist() == [0, 5]  # RandomState(0).permutation(10) ends so, in every version of NumPy
+
+
+ONE_HOT = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+BAD_ARRAYS = {
+    "no t_train": (mine(t_train=None), ValueError, "expected t_train, got only x_train, x_test, t_test"),
+    "nothing": ({}, ValueError, "expected x_train and t_train, got only nothing"),
+    "others": ({"a": np.ones(2)}, ValueError, "expected x_train and t_train, got only a"),
+    "no t_test": (mine(t_test=None), ValueError, "expected t_test, got only"),
+    "no x_test": (mine(x_test=None), ValueError, "expected x_test, got only"),
+    "t and y": (mine(y_train=np.arange(6)), ValueError, "expected t_train or y_train, got both"),
+    "short t": (mine(t_train=np.arange(5)), ValueError, "expected t_train as long as x_train, 6 rows, got 5"),
+    "long t_test": (mine(t_test=np.arange(5)), ValueError, "t_test as long as x_test, 3 rows, got 5"),
+    "no rows": (mine(x_train=np.ones((0, 4))), ValueError, r"x_train: .*not empty, got shape \(0, 4\)"),
+    "no columns": (mine(x_test=np.ones((3, 0))), ValueError, r"x_test: .*not empty, got shape \(3, 0\)"),
+    "scalar x": (mine(x_train=np.float32(1)), ValueError, r"x_train: .*got shape \(\)"),
+    "no labels": (mine(t_train=np.ones(0, int)), ValueError, r"t_train: .*got shape \(0,\)"),
+    "3-d labels": (mine(t_train=np.ones((6, 1, 1), int)), ValueError, r"t_train: .*got shape \(6, 1, 1\)"),
+    "one row": (
+        mine(x_train=np.ones((1, 4)), t_train=np.zeros(1, int), x_test=None, t_test=None),
+        ValueError,
+        "expected 2 rows or more to split into train and test, got 1",
+    ),
+    "NaN": (
+        mine(x_train=np.where(np.arange(24).reshape(6, 4) % 9 == 8, np.nan, 1)),
+        ValueError,
+        "x_train: expected finite float32 numbers, got 2 NaN or infinite, in 2 rows, the first in row 2",
+    ),
+    "infinity": (
+        mine(x_test=np.full((3, 4), -np.inf)),
+        ValueError,
+        "x_test: .*got 12 .* in 3 rows, the first in row 0",
+    ),
+    "too large": (
+        mine(x_train=np.full((6, 4), 1e300)),
+        ValueError,
+        "x_train: expected finite float32 numbers, got 24",
+    ),
+    "text": (mine(x_train=np.full((6, 4), "a")), TypeError, "x_train: expected real numbers, got <U1"),
+    "complex": (
+        mine(x_train=np.full((6, 4), 1j)),
+        TypeError,
+        "x_train: expected real numbers, got complex128",
+    ),
+    "float labels": (
+        mine(t_train=np.arange(6.0)),
+        TypeError,
+        r"t_train: expected integer .*got float64 \(6,\)",
+    ),
+    "text labels": (mine(t_train=np.full(6, "a")), TypeError, "t_train: expected integer labels.* got <U1"),
+    "text rows": (
+        mine(t_train=np.full((6, 2), "a")),
+        TypeError,
+        "t_train: expected integer labels.* got <U1",
+    ),
+    "negative": (
+        mine(t_train=np.array([0, 1, -1, 0, -2, 0])),
+        ValueError,
+        "t_train: .*from 0 .*got -2 in row 4",
+    ),
+    "negative in test": (
+        mine(t_test=np.array([0, -1, 0])),
+        ValueError,
+        "t_test: expected labels .*got -1 in row 1",
+    ),
+    "huge": (mine(t_test=np.array([0, 2**40, 0])), ValueError, "t_test: .*got 1099511627776 in row 1"),
+    "empty row": (
+        mine(t_train=ONE_HOT * [1, 1, 0]),
+        ValueError,
+        r"one-hot rows.*got \[0.0, 0.0, 0.0\] in row 2",
+    ),
+    "two ones": (
+        mine(t_train=ONE_HOT + [0, 0, 1] * (ONE_HOT == 0)),
+        ValueError,
+        r"got \[1.0, 0.0, 1.0\] in row 0",
+    ),
+    "soft rows": (mine(t_train=np.full((6, 2), 0.5)), ValueError, r"t_train: .*got \[0.5, 0.5\] in row 0"),
+    "NaN row": (mine(t_train=np.full((6, 2), np.nan)), ValueError, r"t_train: .*got \[nan, nan\] in row 0"),
+    "features": (
+        mine(x_test=np.ones((3, 5))),
+        ValueError,
+        "expected x_test with the 4 features of x_train, got 5",
+    ),
+    "scales": (
+        mine(x_test=np.ones((3, 4), np.uint8)),
+        TypeError,
+        "both uint8 or neither, got float64 and uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays_in_an_npz_file_are_named(tmp_path, case):
+    arrays, kind, expected = BAD_ARRAYS[case]
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(kind, match=expected) as error:
+        datasets.load_npz(path)
+    assert message_of(error).startswith(str(path))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_npz_files_that_are_none(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, **mine())
+    good = path.read_bytes()
+    np.save(tmp_path / "one.npy", np.ones(3))
+    for content, expected in (
+        (b"", "expected an npz file, got an empty file"),
+        (b"x,y\n1,2\n", r"expected an npz file, got a file that starts with b'x,y\\n'"),
+        ((tmp_path / "one.npy").read_bytes(), "expected an npz file, got a file that starts with"),
+        (good[: len(good) // 2], "expected a whole npz file of plain arrays, got one that cannot be read"),
+        (flip(good, 200), "expected a whole npz file of plain arrays, got one that cannot be read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=expected) as error:
+            datasets.load_npz(path)
+        assert message_of(error).startswith(f"{path}: ")
+    np.savez(path, **mine(x_train=np.array([Bomb()], dtype=object)))
+    with pytest.raises(ValueError, match=r"plain arrays, got one that cannot be read .*Object arrays"):
+        datasets.load_npz(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        datasets.load_npz(tmp_path / "none.npz")
+
+
+# --- load ------------------------------------------------------------------------------------------
+
+
+def test_load_takes_a_name_or_a_path(cache, tmp_path):
+    folder = write_folder(tmp_path / "files", IDX)
+    check_small(datasets.load("mnist", folder))
+    check_small(datasets.load("fashion-mnist", directory=folder))
+    (x_train, t_train), _ = datasets.load("digits", normalize=False, one_hot_label=True)
+    assert (x_train.dtype, t_train.shape) == (np.uint8, (1437, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cifar", ""),
+        ("fashion_mnist", "fashion-mnist"),
+        ("MNIST", "mnist"),
+        ("digit", "digits"),
+        ("a.csv", ""),
+    ],
+)
+def test_load_of_an_unknown_name_lists_the_choices(name, hint):
+    with pytest.raises(
+        ValueError, match=r"'digits', 'mnist', 'fashion-mnist' or a path ending in \.npz"
+    ) as error:
+        datasets.load(name)
+    text = message_of(error)
+    assert f"got {name!r}" in text
+    assert (f"did you mean {hint!r}?" in text) if hint else ("did you mean" not in text)
+
+
+@pytest.mark.parametrize("name", ["digits", "mine.npz"])
+def test_load_refuses_a_directory_that_means_nothing(name, tmp_path):
+    with pytest.raises(ValueError, match="directory is for 'mnist' and 'fashion-mnist' only"):
+        datasets.load(name, tmp_path)

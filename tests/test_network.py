@@ -1,0 +1,113 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import network
+from jaxnet.network import Dense
+
+KEY = jax.random.key(0)
+PARAMS = network.init(KEY, (4, 3, 2))
+X, T = np.ones((5, 4), np.float32), np.array([0, 1, 1, 0, 1])
+
+
+def test_init_is_scaled_normal_with_zero_biases_and_only_of_its_key():
+    params = network.init(KEY, (784, 50, 10), weight_std=0.01)
+    weight = np.asarray(params[0].weight)
+    assert weight.std() == pytest.approx(0.01, rel=0.02)
+    assert abs(weight.mean()) < 4 * 0.01 / np.sqrt(weight.size)
+    assert not np.asarray(params[0].bias).any() and not np.asarray(params[1].bias).any()
+    again, other = network.init(KEY, (784, 50, 10)), network.init(jax.random.key(1), (784, 50, 10))
+    assert (np.asarray(again[0].weight) == weight).all()
+    assert not (np.asarray(other[0].weight) == weight).any()
+    assert not np.array_equal(np.asarray(params[1].weight)[:10, 0], weight[:10, 0])
+
+
+def test_init_scaled_by_the_inputs():
+    params = network.init(KEY, (400, 900, 10), weight_std=None)
+    assert np.asarray(params[0].weight).std() == pytest.approx(1 / 20, rel=0.02)
+    assert np.asarray(params[1].weight).std() == pytest.approx(1 / 30, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_init_and_everything_after_it_in_the_dtype_asked_for(dtype):
+    params = network.init(KEY, (4, 3, 2), dtype=dtype)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    x = jnp.asarray(X, dtype)
+    assert network.loss(params, x, T).dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(network.backprop(params, x, T))} == {jnp.dtype(dtype)}
+
+
+def test_float64_where_it_is_on(x64):
+    assert network.init(KEY, (4, 2))[0].weight.dtype == jnp.float64
+
+
+def test_accuracy_counts_argmaxes():
+    params = (Dense(jnp.eye(3)),)
+    x = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]
+    assert float(network.accuracy(params, x, np.array([0, 1, 1, 2]))) == 0.75
+    assert float(network.accuracy(params, x, np.eye(3)[[0, 1, 1, 2]])) == 0.75
+    assert float(network.accuracy(params, x[0], 1)) == 0
+
+
+def test_accuracy_is_the_exact_share_also_compiled():
+    hits = np.array([0] * 9250 + [1] * 750)
+    x = np.tile(np.eye(2, dtype=np.float32)[0], (10_000, 1))
+    accuracy = jax.jit(network.accuracy)((Dense(jnp.eye(2)),), x, hits)
+    assert np.asarray(accuracy) == np.float32(0.925)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "error", "message"),
+    [
+        ((4,), {}, ValueError, "two or more positive integers"),
+        ((4, 0, 2), {}, ValueError, r"positive integers, input first, got \(4, 0, 2\)"),
+        ((4, 2.0), {}, ValueError, "positive integers"),
+        ((4, True), {}, ValueError, "positive integers"),
+        ((4, 2), {"weight_std": -1}, ValueError, "weight_std must be finite and not negative, got -1"),
+        ((4, 2), {"weight_std": float("nan")}, ValueError, "weight_std must be finite"),
+        ((4, 2), {"dtype": int}, TypeError, "dtype must be a floating-point type, got int32"),
+    ],
+)
+def test_bad_init(unchecked, sizes, options, error, message):
+    with pytest.raises(error, match=message):
+        network.init(KEY, sizes, **options)
+
+
+@pytest.mark.parametrize("function", [network.loss, network.accuracy, network.backprop])
+@pytest.mark.parametrize(
+    ("params", "x", "t", "error", "message"),
+    [
+        (PARAMS, X[:, :3], T, ValueError, r"x must have shape \[n, 4\] or \[4\], got \[5, 3\]"),
+        (PARAMS, X[None], T, ValueError, r"x must have shape \[n, 4\] or \[4\], got \[1, 5, 4\]"),
+        (PARAMS, X[:0], T[:0], ValueError, "the batch must not be empty"),
+        (
+            PARAMS,
+            X,
+            T[:4],
+            ValueError,
+            r"integer labels of shape \[5\] or one-hot rows of shape \[5, 2\], got",
+        ),
+        (PARAMS, X, T + 1, ValueError, "labels must be in 0..1, got 2 at index 1"),
+        (PARAMS, X, T.astype(float), TypeError, "labels must be integers, got float64"),
+        (PARAMS, X, np.ones((5, 2)), ValueError, "got a row that sums to 2 at index 0"),
+        (PARAMS, X, np.ones((5, 3)), ValueError, "got shape"),
+        ((), X, T, ValueError, "at least one Dense layer"),
+        (
+            (PARAMS[0], PARAMS[0]),
+            X,
+            T,
+            ValueError,
+            r"params\[1\].weight must have 3 rows, got shape \[4, 3\]",
+        ),
+    ],
+)
+def test_bad_input(unchecked, function, params, x, t, error, message):
+    with pytest.raises(error, match=message) as caught:
+        function(params, x, t)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_activation(unchecked):
+    with pytest.raises(ValueError, match="activation must be one of sigmoid, relu, tanh, got 'selu'"):
+        network.logits(PARAMS, X, activation="selu")
