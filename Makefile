@@ -1,11 +1,14 @@
-# `make test` needs only Python 3.11 or newer and make: it creates .venv itself.
+# `make demo` and `make test` need only Python 3.11 or newer and make: they create .venv themselves.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: test lint types tests lowest clean
+.PHONY: demo test lint types tests lowest clean
+
+demo: $(INSTALLED)
+	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
 
 test: lint types tests
 

@@ -1,0 +1,250 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import reference_numpy
+from jaxnet import cli, datasets, network
+
+QUICK = ["--data", "digits", "--steps", "300", "--eval-every", "100"]
+
+
+def run(*arguments, cwd=None, **options):
+    command = [sys.executable, "-m", "jaxnet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **options)
+
+
+def history_of(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_leaves_everything_in_the_run_folder(tmp_path, capsys):
+    folder = tmp_path / "new" / "run"
+    assert cli.main(["train", *QUICK, "--seed", "3", "--out", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    assert len([line for line in lines if line.startswith("train acc, test acc | ")]) == 3
+    assert lines[3].startswith("64-50-10, sgd at 0.1, 300 steps: test accuracy 0.")
+    assert "steps/s" in lines[4] and "compilation apart" in lines[4]
+    assert lines[5] == f"written to {folder}"
+
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["seed"], config["steps"], config["sizes"]) == (3, 300, [64, 50, 10])
+    assert config["versions"]["jax"] == jax.__version__
+    rows = history_of(folder)
+    assert [int(row["step"]) for row in rows] == list(range(300))
+    accuracies = [(row["train_accuracy"], row["test_accuracy"]) for row in rows if row["test_accuracy"]]
+    assert [f"train acc, test acc | {train} , {test}" for train, test in accuracies] == lines[:3]
+
+    # The saved parameters are those of the summary, and of the same run through the library.
+    weights = np.load(folder / "params.npz")
+    params = tuple(network.Dense(weights[f"{i}.weight"], weights[f"{i}.bias"]) for i in range(2))
+    _, test = datasets.load_digits()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test_accuracy"] == pytest.approx(float(network.accuracy(params, *test)))
+    for name in ("loss.png", "accuracy.png"):
+        assert imread(folder / name).std() > 0.01
+
+
+def test_defaults_are_the_source_run():
+    options = cli._parser().parse_args(["train"])
+    assert (options.data, options.hidden, options.steps, options.batch_size) == ("mnist", [50], 10_000, 100)
+    assert (options.optimizer, options.activation, options.sampling) == ("sgd", "sigmoid", "replacement")
+
+
+def test_the_source_run_on_mnist_from_one_command(mnist, tmp_path):
+    done = run("train", "--out", tmp_path / "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("train acc, test acc | ") == 17
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] >= 0.94
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam", "adamw"])
+def test_several_hidden_layers_and_other_optimizers_learn(optimizer, tmp_path, capsys):
+    arguments = ["--data", "digits", "--steps", "1500", "--eval-every", "1500", "--optimizer", optimizer]
+    deep = ["--hidden", "40", "30", "--activation", "relu", "--sampling", "shuffle", "--out", str(tmp_path)]
+    assert cli.main(["train", *arguments, *deep]) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["test_accuracy"] > 0.9
+    assert "64-40-30-10" in capsys.readouterr().out
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path, capsys):
+    assert cli.main(["train", *QUICK, "--out", str(tmp_path)]) == 0
+    before = (tmp_path / "history.csv").read_bytes()
+    assert cli.main(["train", *QUICK, "--seed", "1", "--out", str(tmp_path)]) == 2
+    assert "already holds a run: choose another --out, or --overwrite it" in capsys.readouterr().err
+    assert (tmp_path / "history.csv").read_bytes() == before
+    assert cli.main(["train", *QUICK, "--seed", "1", "--out", str(tmp_path), "--overwrite"]) == 0
+    assert (tmp_path / "history.csv").read_bytes() != before
+
+
+def test_the_default_folder_is_named_after_the_data(tmp_path):
+    done = run("train", "--data", "digits", "--steps", "10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("digits-") and (folder / "accuracy.png").exists()
+
+
+def test_your_own_arrays(tmp_path, rng, capsys):
+    labels = rng.integers(3, size=200)
+    x = np.eye(3)[labels] + 0.1 * rng.standard_normal((200, 3))
+    np.savez(tmp_path / "mine.npz", x_train=x, t_train=labels)
+    arguments = ["--data", str(tmp_path / "mine.npz"), "--steps", "2000", "--batch-size", "20"]
+    assert cli.main(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert "3-50-3, sgd at 0.1, 2000 steps: test accuracy 1.0000" in capsys.readouterr().out
+
+
+def test_ctrl_c_writes_what_is_done(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "jaxnet",
+        "train",
+        "--data",
+        "digits",
+        "--steps",
+        "100000000",
+        "--out",
+        tmp_path,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("train acc")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert " steps (interrupted): test accuracy " in out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["interrupted"] and summary["steps"] == len(history_of(tmp_path)) > 0
+
+
+def test_a_run_that_diverges_keeps_what_was_finite(tmp_path, capsys):
+    arguments = [
+        "--data",
+        "digits",
+        "--activation",
+        "relu",
+        "--learning-rate",
+        "1e20",
+        "--out",
+        str(tmp_path),
+    ]
+    assert cli.main(["train", *arguments]) == 2
+    line = one_line(capsys)
+    assert line.startswith("jaxnet train: error: ") and line.endswith(
+        f"; {tmp_path} holds the run up to there"
+    )
+    steps = int(line.split(" at step ")[1].split(";")[0])
+    assert len(history_of(tmp_path)) == steps
+    assert all(np.isfinite(array).all() for array in np.load(tmp_path / "params.npz").values())
+
+
+def test_output_into_a_closed_pipe(tmp_path):
+    command = f"{sys.executable} -m jaxnet train --data digits --steps 2000 --out {tmp_path} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("train acc") and done.stderr == ""
+
+
+def one_line(capsys):
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["learn"], "invalid choice: 'learn'"),
+        (["train", "--hidden"], "argument --hidden: expected at least one argument"),
+        (["train", "--hidden", "50", "0"], "argument --hidden: expected a positive integer, got '0'"),
+        (["train", "--steps", "many"], "argument --steps: expected a positive integer, got 'many'"),
+        (["train", "--batch-size", "-1"], "argument --batch-size: expected a positive integer, got '-1'"),
+        (["train", "--learning-rate", "0"], "argument --learning-rate: expected a positive number, got '0'"),
+        (
+            ["train", "--learning-rate", "nan"],
+            "argument --learning-rate: expected a positive number, got 'nan'",
+        ),
+        (["train", "--optimizer", "sdg"], "argument --optimizer: invalid choice: 'sdg' (choose from "),
+        (["train", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["train", "--lr", "0.1"], "unrecognized arguments: --lr 0.1"),
+    ],
+)
+def test_wrong_options(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    line = one_line(capsys)
+    assert line.startswith("jaxnet") and ": error: " in line and message in line
+
+
+def test_unknown_data(capsys):
+    assert cli.main(["train", "--data", "digit"]) == 2
+    line = one_line(capsys)
+    assert "'digits', 'mnist', 'fashion-mnist' or a path ending in .npz, got 'digit'" in line
+
+
+def test_data_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["train", "--data", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz" in one_line(capsys)
+
+
+def test_nan_in_your_own_arrays(tmp_path, capsys):
+    np.savez(tmp_path / "mine.npz", x_train=np.full((9, 3), np.nan), t_train=np.zeros(9, int))
+    assert cli.main(["train", "--data", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "run")]) == 2
+    assert "mine.npz" in one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_idx_file(tmp_path, monkeypatch, capsys):
+    header = bytes([0, 0, 8, 3, 0, 0, 0xEA, 0x60, 0, 0, 0, 28, 0, 0, 0, 28])  # 60000 x 28 x 28, and no pixel
+    (tmp_path / "mnist").mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(header)
+    monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
+    assert cli.main(["train"]) == 2
+    line = one_line(capsys)
+    assert "train-images-idx3-ubyte: expected 47040016 bytes" in line and "got 16" in line
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_an_output_folder_that_cannot_be_made(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train", *QUICK, "--out", str(tmp_path / name)]) == 2
+    assert "--out must be a folder that can be written, got " in one_line(capsys)
+
+
+def test_no_traceback_from_the_command_line():
+    done = run("train", "--data", "none.npz")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_help_and_version(capsys):
+    for arguments in (["--help"], ["--version"], ["train", "--help"], ["parity", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+    assert "--hidden N [N ...]" in capsys.readouterr().out
+
+
+def test_parity_over_the_full_run_on_mnist(mnist, capsys):
+    assert cli.main(["parity"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4].startswith("step  10000: params ")
+    assert lines[-1] == "pass at 1e-10"
+
+
+def test_parity_sees_a_wrong_reference(monkeypatch, capsys):
+    right = reference_numpy.network.sigmoid_grad
+    monkeypatch.setattr(reference_numpy.network, "sigmoid_grad", lambda *args: right(*args) * (1 + 1e-6))
+    assert cli.main(["parity", "--data", "digits", "--steps", "200"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "FAIL at 1e-10"
