@@ -5,7 +5,7 @@ CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test lint types tests lowest clean
+.PHONY: demo test lint types tests bench lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
@@ -22,6 +22,9 @@ types: $(INSTALLED)
 # One thread of BLAS in each of pytest's two processes: more would spin against each other.
 tests: $(INSTALLED)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.training
 
 # The whole suite with the oldest releases that pyproject.toml admits.
 lowest:
