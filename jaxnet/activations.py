@@ -11,7 +11,11 @@ from jaxtyping import Float, Num
 
 
 def _as_float(x: ArrayLike | list, name: str) -> Array:
-    array = jnp.asarray(x)
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError):  # text, None, rows of different lengths
+        got = getattr(x, "dtype", type(x).__name__)
+        raise TypeError(f"{name} must be an array of real numbers, got {got}") from None
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got {array.dtype}")
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

@@ -128,19 +128,20 @@ def _to_float64(x: Any, name: str) -> Any:
 
 
 def _params_to_float64(params: PyTree) -> PyTree:
-    if not jax.tree.leaves(params):
-        raise ValueError("params must hold at least one number or array, got none")
+    if not sum(np.size(leaf) for leaf in jax.tree.leaves(params)):
+        raise ValueError("params must hold at least one number, got none")
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(_to_float64(leaf, "params" + jax.tree_util.keystr(path))), params
     )
 
 
-def _check_scalar(f: Callable[[PyTree], Any], point: PyTree) -> None:
-    value = jax.eval_shape(f, point)
+def _check_scalar(f: Callable[..., Any], *args: Any, name: str = "f") -> jax.ShapeDtypeStruct:
+    value = jax.eval_shape(f, *args)
     if not isinstance(value, jax.ShapeDtypeStruct):
-        raise TypeError(f"f must return a real scalar, got {type(value).__name__}")
+        raise TypeError(f"{name} must return a real scalar, got {type(value).__name__}")
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"f must return a real scalar, got {value.dtype} of shape {list(value.shape)}")
+        raise TypeError(f"{name} must return a real scalar, got {value.dtype} of shape {list(value.shape)}")
+    return value
 
 
 def _check_positive(value: float, name: str) -> None:

@@ -119,9 +119,8 @@ def target_distribution(
     Raises:
         TypeError: t has the shape of labels and is not of an integer type.
         ValueError: t has neither shape, or (concrete arrays only) a label is outside `0..shape[-1] - 1` or a
-        row
-            holds a negative value or does not sum to 1. Of a traced array such rows become NaN, so that the
-            loss of a compiled function says so too.
+            row holds a negative value or does not sum to 1. Of a traced array such rows become NaN, so that
+            the loss of a compiled function says so too.
     """
     t = _host_values(t)
     traced = isinstance(t, Array)

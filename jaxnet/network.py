@@ -126,6 +126,11 @@ def _forward(params: Params, x: ArrayLike, activation: str) -> list[tuple[Array,
     """Return the input a [n, in] and the output z [n, out] of every layer."""
     function = _activation(activation).function
     a = _as_float(x, "x")
+    if not isinstance(params, (tuple, list)) or not all(isinstance(layer, Dense) for layer in params):
+        got = (
+            [type(layer).__name__ for layer in params] if isinstance(params, (tuple, list)) else type(params)
+        )
+        raise TypeError(f"params must be a tuple of Dense layers, got {got}")
     if not params:
         raise ValueError("params must hold at least one Dense layer, got none")
     features = params[0].weight.shape[0]
@@ -137,9 +142,12 @@ def _forward(params: Params, x: ArrayLike, activation: str) -> list[tuple[Array,
     for index, layer in enumerate(params):
         if index:
             a = function(trace[-1][1])
-        if layer.weight.shape[0] != a.shape[-1]:
+        shape = list(layer.weight.shape)
+        if len(shape) != 2 or shape[0] != a.shape[-1]:
+            raise ValueError(f"params[{index}].weight must have shape [{a.shape[-1]}, outputs], got {shape}")
+        if layer.bias is not None and list(layer.bias.shape) != shape[1:]:
             raise ValueError(
-                f"params[{index}].weight must have {a.shape[-1]} rows, got shape {list(layer.weight.shape)}"
+                f"params[{index}].bias must have shape {shape[1:]}, got {list(layer.bias.shape)}"
             )
         z = a @ layer.weight
         trace.append((a, z if layer.bias is None else z + layer.bias))

@@ -17,9 +17,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
+from jaxnet.differentiation import _check_scalar
+
 PyTree = Any
 Loss = Callable[[PyTree, Array, Array], Array]
 Sampling = Literal["replacement", "shuffle"]
+Metrics = dict[str, dict[str, np.floating]]  # of "train" and "test", by name
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
 _MAX_STRETCH = 1000  # steps
@@ -137,7 +140,16 @@ def draw_batches(
 
     "replacement": uniform, independent (the source's, 4.1). "shuffle": each epoch of
     `num_examples // batch_size` steps goes through a fresh permutation, its remainder left out.
+
+    Raises:
+        ValueError: an unknown sampling, or a batch larger than the set to shuffle.
     """
+    if sampling not in ("replacement", "shuffle"):
+        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
+    if sampling == "shuffle" and batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must be at most the {num_examples} training examples to shuffle, got {batch_size}"
+        )
     steps = first_step + jnp.arange(num_steps)
     if sampling == "replacement":
         return jax.vmap(
@@ -195,9 +207,9 @@ def _run_stretch(
             value = loss(new_state.params, x_batch, t_batch)
         return new_state, losses.at[index].set(value), value
 
-    value_type = jax.eval_shape(loss, state.params, x[rows[0]], t[rows[0]])
-    losses = jnp.full(max_steps, jnp.nan, value_type.dtype)
-    state, losses, _ = jax.lax.while_loop(running, body, (state, losses, jnp.zeros((), value_type.dtype)))
+    dtype = _check_scalar(loss, state.params, x[rows[0]], t[rows[0]], name="the loss").dtype
+    losses = jnp.full(max_steps, jnp.nan, dtype)
+    state, losses, _ = jax.lax.while_loop(running, body, (state, losses, jnp.zeros((), dtype)))
     return state, losses, _all_finite(state.params)
 
 
@@ -264,13 +276,13 @@ def fit(
     Ctrl-C ends the run after the current stretch; what is done is returned, with `interrupted` set.
 
     Raises:
-        ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data, sizes or
-        steps
-            that are not positive, an index in batches out of range, an unknown sampling; or what the loss
-            itself finds wrong with a batch.
-        TypeError: batches or sizes that are not integers, an optimizer that is not optax's.
-        NonFiniteError: the loss or the parameters became NaN or infinite; holds the step and the finite
-        result.
+        ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data or params,
+            sizes or steps that are not positive, an index in batches out of range, an unknown sampling; or
+            what the loss itself finds wrong with a batch.
+        TypeError: batches or sizes that are not integers, params that are not floating-point, an optimizer
+            that is not optax's, a loss that does not return a real scalar.
+        NonFiniteError: the loss or a parameter became NaN or infinite; it holds the step, and the result up
+            to the last finite state.
 
     >>> square = lambda w, x, t: jnp.mean((w * x - t) ** 2)
     >>> result = fit(square, jnp.array(0.0), (np.ones(8), np.full(8, 3.0)), steps=100, batch_size=4)
@@ -284,20 +296,13 @@ def fit(
         steps, batch_size = batches.shape
     steps = _check_positive_int(STEPS if steps is None else steps, "steps")
     batch_size = _check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
-    if sampling not in ("replacement", "shuffle"):
-        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
-    if sampling == "shuffle" and batches is None and batch_size > len(x):
-        raise ValueError(
-            f"batch_size must be at most the {len(x)} training examples to shuffle, got {batch_size}"
-        )
     if metrics is None:
         metrics = {} if test is None else {"loss": loss}
-    evaluation_sets = {"train": (x, t)} | ({} if test is None else {"test": _check_examples(test, "test")})
-    if test is not None and evaluation_sets["test"][0].shape[1:] != x.shape[1:]:
-        raise ValueError(
-            f"test inputs must have the shape of train inputs, {list(x.shape[1:])} each, "
-            f"got {list(evaluation_sets['test'][0].shape[1:])}"
-        )
+    elif not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
+    parts = {"train": (x, t)}
+    if test is not None:
+        parts["test"] = _check_examples(test, "test", x.shape[1:])
     eval_every = _check_positive_int(
         max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
     )
@@ -316,32 +321,19 @@ def fit(
         max_steps=max_steps,
     )
     state = init_state(params, optimizer, key)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
     if not _all_finite(state.params):
         raise ValueError("params must be finite, got NaN or infinity")
 
     losses: list[np.ndarray] = []
-    evaluations: list[tuple[int, dict[str, dict[str, np.floating]]]] = []
+    evaluations: list[tuple[int, Metrics]] = []
     compile_seconds = train_seconds = 0.0
 
     def result(interrupted: bool = False) -> FitResult:
         # An interrupt may have come between the recording of a stretch and its state: the state decides.
-        done = int(state.step)
-        loss_history = np.concatenate([np.zeros(0, np.float32) if not losses else losses[0], *losses[1:]])[
-            :done
-        ]
-        kept = [(step, values) for step, values in evaluations if step < done]
-        history = History(
-            loss_history,
-            np.array([step for step, _ in kept], int),
-            *(
-                {
-                    name: np.array([values[part][name] for _, values in kept])
-                    for name in metrics
-                    if part in evaluation_sets
-                }
-                for part in ("train", "test")
-            ),
-        )
+        history = _history(losses, evaluations, parts, tuple(metrics), int(state.step))
         return FitResult(state, history, interrupted, compile_seconds, train_seconds)
 
     from tqdm import tqdm
@@ -370,21 +362,39 @@ def fit(
             losses.append(host_losses)
             state = new_state
             done += num_steps
-            values: dict[str, dict[str, np.floating]] = {"train": {}, "test": {}}
+            measured: Metrics = {"train": {}, "test": {}}
             if metrics and done == next_evaluation:
-                for part, examples in evaluation_sets.items():
-                    measured = _evaluate(state.params, *examples, metrics=tuple(metrics.items()))
-                    values[part] = {name: value.dtype.type(value) for name, value in measured.items()}
-                evaluations.append((done - 1, values))
+                for part, examples in parts.items():
+                    values = _evaluate(state.params, *examples, metrics=tuple(metrics.items()))
+                    measured[part] = {name: value.dtype.type(value) for name, value in values.items()}
+                evaluations.append((done - 1, measured))
             bar.update(num_steps)
             bar.set_postfix(loss=f"{host_losses[-1]:.4g}", refresh=False)
             for callback in callbacks:
-                callback(Stretch(state, host_losses, values["train"], values["test"], seconds))
+                callback(Stretch(state, host_losses, measured["train"], measured["test"], seconds))
     except KeyboardInterrupt:
         return result(interrupted=True)
     finally:
         bar.close()
     return result()
+
+
+def _history(
+    losses: list[np.ndarray],
+    evaluations: list[tuple[int, Metrics]],
+    parts: Mapping[str, object],
+    names: tuple[str, ...],
+    steps: int,
+) -> History:
+    kept = [(step, measured) for step, measured in evaluations if step < steps]
+
+    def curves(part: str) -> dict[str, np.ndarray]:
+        return {
+            name: np.array([measured[part][name] for _, measured in kept]) for name in names if part in parts
+        }
+
+    loss = np.concatenate(losses)[:steps] if losses else np.zeros(0, np.float32)
+    return History(loss, np.array([step for step, _ in kept], int), curves("train"), curves("test"))
 
 
 def _last_finite(
@@ -430,16 +440,27 @@ def _blame_batch(
         raise type(error)(f"in the batch of step {step}: {error}") from None
 
 
-def _check_examples(examples: tuple[ArrayLike, ArrayLike], name: str) -> tuple[Array, Array]:
+def _check_examples(
+    examples: tuple[ArrayLike, ArrayLike], name: str, shape: tuple[int, ...] | None = None
+) -> tuple[Array, Array]:
     if not isinstance(examples, (tuple, list)) or len(examples) != 2:
         raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
-    x, t = (jnp.asarray(array) for array in examples)
+    try:
+        x, t = (jnp.asarray(array) for array in examples)
+    except (TypeError, ValueError):  # text, None, rows of different lengths
+        raise TypeError(
+            f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}"
+        ) from None
     if not x.ndim or not t.ndim or len(x) != len(t):
         raise ValueError(
             f"{name} must be as many inputs as targets, got shapes {list(x.shape)} and {list(t.shape)}"
         )
     if not x.size:
         raise ValueError(f"{name} must hold at least one example, got inputs of shape {list(x.shape)}")
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} inputs must have the shape of train inputs, {list(shape)} each, got {list(x.shape[1:])}"
+        )
     for array, kind in ((x, "inputs"), (t, "targets")):
         if not _all_finite(array):
             row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])

@@ -103,7 +103,8 @@ NAN = np.array([1.0, np.nan])
             "a real number or a floating-point array, got str",
         ),
         (lambda: jaxnet.numerical_gradient(square, NAN), ValueError, "params holds NaN or infinity"),
-        (lambda: jaxnet.numerical_gradient(lambda p: 1.0, ()), ValueError, "at least one number or array"),
+        (lambda: jaxnet.numerical_gradient(lambda p: 1.0, ()), ValueError, "at least one number, got none"),
+        (lambda: jaxnet.numerical_gradient(square, np.zeros(0)), ValueError, "at least one number, got none"),
         (
             lambda: jaxnet.numerical_gradient(lambda v: v, np.ones(3)),
             TypeError,

@@ -328,7 +328,19 @@ BATCHES = np.zeros((3, 2), int)
         ({"batches": BATCHES - 1}, ValueError, r"batches must index 0..59, got -1..-1"),
         ({"batches": BATCHES + 60}, ValueError, r"batches must index 0..59, got 60..60"),
         ({"batches": BATCHES}, ValueError, "steps must be 3, as batches has it, or left out, got 50"),
-        ({"loss": lambda p, x, t: x[:, 0]}, TypeError, "scalar-output functions"),
+        (
+            {"loss": lambda p, x, t: x[:, 0]},
+            TypeError,
+            r"the loss must return a real scalar, got float32 of shape",
+        ),
+        ({"loss": lambda p, x, t: (x[0, 0], t)}, TypeError, "the loss must return a real scalar, got tuple"),
+        (
+            {"metrics": [network.accuracy]},
+            TypeError,
+            "metrics must be a mapping of names to functions, got list",
+        ),
+        ({"params": {"w": np.arange(3)}}, TypeError, r"params\['w'\] must be floating-point, got int32"),
+        ({"train": (np.full((3, 2), "a"), T[:3])}, TypeError, "train must be two arrays of numbers"),
     ],
 )
 def test_bad_input(unchecked, options, error, message):
