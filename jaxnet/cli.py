@@ -30,12 +30,18 @@ _OPTIMIZERS: dict[str, tuple[Callable[[float], optax.GradientTransformation], fl
 }
 _PARITY_TOLERANCE = 1e-10
 _PARITY_EVERY = 100  # steps
+_PARITY_LIMIT = 10**8  # steps × batch size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (parity fails), 2 (error, in one line), 130 (Ctrl-C)."""
     options = _parser().parse_args(argv)
     expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
+    try:
+        jax.devices()
+    except Exception as error:  # jax has several, down to a bare AssertionError, for a platform it cannot use
+        print(f"jaxnet: error: JAX finds no usable device: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     try:
         return options.run(options)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
@@ -65,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
     add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
     add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
-    add("--seed", type=int, default=0, metavar="N", help="of the initial weights and of the batches")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the initial weights and of the batches")
     weight_std = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
     add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=weight_std)
 
@@ -107,12 +113,19 @@ def _positive(kind: type) -> Callable[[str], float]:
             value = kind(text)
         except ValueError:
             value = 0
-        if not 0 < value < float("inf"):
+        # No further than what int32 and float32 hold.
+        if not 0 < value < (2**31 if kind is int else 3e38):
             what = "integer" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"expected a positive {what}, got {text!r}")
         return value
 
     return parse
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:  # beyond that, seeds would repeat
+        raise argparse.ArgumentTypeError(f"expected an integer in 0..{2**32 - 1}, got {text!r}")
+    return int(text)
 
 
 def _load(name: str) -> tuple[datasets.Split, int]:
@@ -201,7 +214,7 @@ def _run_folder(options: argparse.Namespace) -> Path:
     default = Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder: Path = getattr(options, "out", default)
     try:
-        if (folder / "config.json").exists() and not options.overwrite:
+        if (folder / "summary.json").exists() and not options.overwrite:
             raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").touch()
@@ -240,6 +253,9 @@ def _parity(options: argparse.Namespace) -> int:
     # The one place where jaxnet meets the reference, with which it shares no code.
     import reference_numpy
 
+    if options.steps * options.batch_size > _PARITY_LIMIT:
+        drawn = options.steps * options.batch_size
+        raise ValueError(f"parity draws all batches at once, at most {_PARITY_LIMIT} examples, got {drawn}")
     (train, _), classes = _load(options.data)
     x, labels = train[0].astype(np.float64), train[1]
     t = np.eye(classes)[labels]

@@ -70,7 +70,7 @@ def numerical_gradient(f: Callable[[PyTree], Any], params: PyTree, h: int | floa
     _check_positive(h, "h")
     with jax.enable_x64(True):
         point = _params_to_float64(params)
-        _check_scalar(f, point)
+        _check_float64(f, point)
         gradient = jax.jit(lambda p: _central_differences(f, p, h))(point)
         return jax.tree.map(_like, params, gradient)
 
@@ -90,7 +90,7 @@ def gradient_descent(
         raise ValueError(f"step_num must be an integer, 0 or more, got {step_num!r}")
     with jax.enable_x64(True):
         point = _params_to_float64(init_x)
-        _check_scalar(f, point)
+        _check_float64(f, point)
 
         def step(_: Array, x: PyTree) -> PyTree:
             return jax.tree.map(lambda leaf, d: leaf - lr * d, x, _central_differences(f, x, STEP))
@@ -142,6 +142,14 @@ def _check_scalar(f: Callable[..., Any], *args: Any, name: str = "f") -> jax.Sha
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name} must return a real scalar, got {value.dtype} of shape {list(value.shape)}")
     return value
+
+
+def _check_float64(f: Callable[[PyTree], Any], point: PyTree) -> None:
+    dtype = _check_scalar(f, point).dtype
+    if dtype != np.float64:
+        raise TypeError(
+            f"f must keep the float64 it is given, or differences of it are noise; it returns {dtype}"
+        )
 
 
 def _check_positive(value: float, name: str) -> None:

@@ -137,8 +137,8 @@ def target_distribution(
         labels = jnp.asarray(t)
         rows = (labels[..., None] == jnp.arange(classes)).astype(dtype)
     elif t.shape == shape:
-        if not (jnp.issubdtype(t.dtype, jnp.number) or t.dtype == bool):
-            raise TypeError(f"targets must be numbers, got {t.dtype}")
+        if not any(jnp.issubdtype(t.dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)):
+            raise TypeError(f"targets must be real numbers, got {t.dtype}")
         sums = t.sum(axis=-1, dtype=None if jnp.issubdtype(t.dtype, jnp.floating) else int)
         valid = (abs(sums - 1) <= _ROW_SUM_TOLERANCE) & (t >= 0).all(axis=-1)
         if not traced and not valid.all():
@@ -160,12 +160,20 @@ def target_distribution(
 def _host_values(t: ArrayLike | list) -> Array | np.ndarray:
     # A NumPy array wherever the values can be seen, so that they are checked also inside `jax.grad` over
     # params.
-    return t if isinstance(t, jax.core.Tracer) else np.asarray(t)
+    if isinstance(t, jax.core.Tracer):
+        return t
+    try:
+        return np.asarray(t)
+    except jax.errors.TracerArrayConversionError:  # a list of tracers
+        return jnp.asarray(t)
+    except ValueError:
+        raise ValueError("targets must be an array, got rows of different lengths") from None
 
 
 def _times_log(distribution: Array, log_probability: Array) -> Array:
     # 0 · log 0 is 0, as in the limit, not NaN.
-    return jnp.where(distribution == 0, 0, distribution * log_probability)
+    impossible = (distribution == 0) & jnp.isneginf(log_probability)
+    return distribution * jnp.where(impossible, 0, log_probability)
 
 
 def _same_shape(y: ArrayLike | list, t: ArrayLike | list) -> tuple[Array, Array]:

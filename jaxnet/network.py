@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num, PRNGKeyArray
@@ -117,7 +118,8 @@ def accuracy(
     outputs = logits(params, x, activation=activation)
     distribution, labels = target_distribution(t, outputs.shape, outputs.dtype)
     hits = (jnp.argmax(outputs, axis=-1) == labels).astype(outputs.dtype)
-    total = jnp.sum(jnp.where(jnp.isnan(distribution).any(axis=-1), jnp.nan, hits))
+    unknown = (jnp.isnan(distribution) | jnp.isnan(outputs)).any(axis=-1)
+    total = jnp.sum(jnp.where(unknown, jnp.nan, hits))
     # Compiled, a division by a constant becomes a product with its inverse, and 0.925 would read 0.92499995.
     return total / jax.lax.optimization_barrier(jnp.asarray(labels.size, total.dtype))
 
@@ -177,7 +179,8 @@ def backprop(
     z = trace[-1][1]  # [n, classes] or [classes]
     y = softmax(z)
     t, _ = target_distribution(t, z.shape, z.dtype)
-    dz = jnp.atleast_2d(y - t)
+    # y · Σt is y for rows that sum to 1, and exact also for soft ones that do so only nearly.
+    dz = jnp.atleast_2d(y * t.sum(axis=-1, keepdims=True) - t)
     dz = dz / dz.shape[0]
     grads: list[Dense] = []
     for index in reversed(range(len(params))):
@@ -198,4 +201,4 @@ def _activation(name: str) -> Activation:
 
 
 def _is_positive_int(size: object) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return isinstance(size, (int, np.integer)) and not isinstance(size, bool) and int(size) > 0

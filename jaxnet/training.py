@@ -26,6 +26,8 @@ Metrics = dict[str, dict[str, np.floating]]  # of "train" and "test", by name
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
 _MAX_STRETCH = 1000  # steps
+_MAX_DRAWN = 2**20  # examples
+_FIRST_STRETCH = 20  # steps, while their pace is unknown
 _STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
 
 
@@ -82,10 +84,14 @@ class NonFiniteError(FloatingPointError):
     """The loss or the parameters became NaN or infinite at `step`; `result` is the run up to that step."""
 
     def __init__(self, what: str, step: int, result: FitResult):
+        self.what = what
         self.reason = f"{what} at step {step}"
         super().__init__(f"{self.reason}; .result holds the run up to there")
         self.step = step
         self.result = result
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, FitResult]]:
+        return type(self), (self.what, self.step, self.result)
 
 
 @cache
@@ -122,7 +128,11 @@ def train_step(
     """
     optimizer = _default_optimizer() if optimizer is None else optimizer
     value, grads = jax.value_and_grad(loss)(state.params, x, t)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    x, t = jnp.asarray(x), jnp.asarray(t)
+    # Line searches and plateau schedules ask for more than the gradient; the others do not mind.
+    extra = {"value": value, "grad": grads, "value_fn": lambda params: loss(params, x, t)}
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1, state.key), value
 
@@ -278,7 +288,7 @@ def fit(
     Raises:
         ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data or params,
             sizes or steps that are not positive, an index in batches out of range, an unknown sampling; or
-            what the loss itself finds wrong with a batch.
+            what the loss itself finds wrong with a batch, from a NonFiniteError as its cause.
         TypeError: batches or sizes that are not integers, params that are not floating-point, an optimizer
             that is not optax's, a loss that does not return a real scalar.
         NonFiniteError: the loss or a parameter became NaN or infinite; it holds the step, and the result up
@@ -296,6 +306,8 @@ def fit(
         steps, batch_size = batches.shape
     steps = _check_positive_int(STEPS if steps is None else steps, "steps")
     batch_size = _check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
+    if sampling not in ("replacement", "shuffle"):
+        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
     if metrics is None:
         metrics = {} if test is None else {"loss": loss}
     elif not isinstance(metrics, Mapping):
@@ -307,7 +319,8 @@ def fit(
         max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
     )
     stretch = _check_positive_int(_MAX_STRETCH if stretch is None else stretch, "stretch")
-    max_steps = min(stretch, steps, eval_every if metrics else steps)
+    # A stretch draws its batches at once: not more of them than a few MB, however large each is.
+    max_steps = max(1, min(stretch, steps, eval_every if metrics else steps, _MAX_DRAWN // batch_size))
     run = partial(
         _stretch_program(jax.default_backend()),
         x=x,
@@ -321,6 +334,12 @@ def fit(
         max_steps=max_steps,
     )
     state = init_state(params, optimizer, key)
+    for name, metric in metrics.items():
+        for examples in parts.values():
+            value = jax.eval_shape(metric, state.params, *examples)
+            if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
+                got = getattr(value, "shape", type(value).__name__)
+                raise TypeError(f"the metric {name!r} must return a scalar, got {got}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
@@ -346,7 +365,7 @@ def fit(
         done, pace = 0, 0.0
         while done < steps:
             next_evaluation = done + 1 + -done % eval_every if metrics else steps
-            patience = int(_STRETCH_SECONDS / pace) if pace else max_steps
+            patience = int(_STRETCH_SECONDS / pace) if pace else _FIRST_STRETCH
             num_steps = max(1, min(max_steps, next_evaluation - done, steps - done, patience))
             start = time.perf_counter()
             new_state, new_losses, finite = run(state, jnp.int32(num_steps))
@@ -355,8 +374,9 @@ def fit(
             if not (finite and np.isfinite(host_losses).all()):
                 num_steps, state, what = _last_finite(run, state, host_losses)
                 losses.append(host_losses[:num_steps])
-                _blame_batch(loss, state, x, t, batches, batch_size, sampling)
-                raise NonFiniteError(what, done + num_steps, result())
+                failure = NonFiniteError(what, done + num_steps, result())
+                _blame_batch(failure, loss, x, t, batches, batch_size, sampling)
+                raise failure
             train_seconds += seconds
             pace = seconds / num_steps
             losses.append(host_losses)
@@ -367,6 +387,9 @@ def fit(
                 for part, examples in parts.items():
                     values = _evaluate(state.params, *examples, metrics=tuple(metrics.items()))
                     measured[part] = {name: value.dtype.type(value) for name, value in values.items()}
+                    for name, value in measured[part].items():
+                        if np.isnan(value):
+                            metrics[name](state.params, *examples)  # not compiled, it can say what is wrong
                 evaluations.append((done - 1, measured))
             bar.update(num_steps)
             bar.set_postfix(loss=f"{host_losses[-1]:.4g}", refresh=False)
@@ -420,16 +443,16 @@ def _last_finite(
 
 
 def _blame_batch(
+    failure: NonFiniteError,
     loss: Loss,
-    state: TrainState,
     x: Array,
     t: Array,
     batches: Array | None,
     batch_size: int,
     sampling: Sampling,
 ) -> None:
-    """Raise what the loss, given values instead of tracers, finds wrong with the next batch, if anything."""
-    step = int(state.step)
+    """Raise what the loss, given values instead of tracers, finds wrong with the batch that failed."""
+    state, step = failure.result.state, failure.step
     if batches is None:
         rows = draw_batches(state.key, step, 1, batch_size, len(x), sampling)[0]
     else:
@@ -437,7 +460,7 @@ def _blame_batch(
     try:
         loss(state.params, x[rows], t[rows])
     except (TypeError, ValueError) as error:
-        raise type(error)(f"in the batch of step {step}: {error}") from None
+        raise type(error)(f"in the batch of step {step}: {error}") from failure
 
 
 def _check_examples(
@@ -446,11 +469,18 @@ def _check_examples(
     if not isinstance(examples, (tuple, list)) or len(examples) != 2:
         raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
     try:
-        x, t = (jnp.asarray(array) for array in examples)
+        host = [array if isinstance(array, Array) else np.asarray(array) for array in examples]
+        x, t = (jnp.asarray(array) for array in host)
     except (TypeError, ValueError):  # text, None, rows of different lengths
         raise TypeError(
             f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}"
         ) from None
+    for before, after in zip(host, (x, t), strict=True):
+        if before.size and jnp.issubdtype(after.dtype, jnp.integer):
+            low, high = int(before.min()), int(before.max())
+            limits = jnp.iinfo(after.dtype)
+            if low < limits.min or high > limits.max:
+                raise ValueError(f"{name} must fit into {after.dtype}, got {low}..{high}")
     if not x.ndim or not t.ndim or len(x) != len(t):
         raise ValueError(
             f"{name} must be as many inputs as targets, got shapes {list(x.shape)} and {list(t.shape)}"

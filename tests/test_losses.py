@@ -84,7 +84,7 @@ Y = np.full((2, 3), 1 / 3)
         ),
         ("softmax_cross_entropy", Y, [[2, -1, 0], [1, 0, 0]], ValueError, "non-negative rows that sum to 1"),
         ("softmax_cross_entropy", Y, np.ones((2, 4)), ValueError, r"or one-hot rows of shape \[2, 3\], got"),
-        ("softmax_cross_entropy", Y, np.full((2, 3), "a"), TypeError, "targets must be numbers"),
+        ("softmax_cross_entropy", Y, np.full((2, 3), "a"), TypeError, "targets must be real numbers"),
         ("softmax_cross_entropy", Y[:0], [], ValueError, "the batch must not be empty"),
         ("softmax_cross_entropy", Y * 1j, [0, 1], TypeError, "logits must be real"),
     ],
