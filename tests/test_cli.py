@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -174,7 +175,10 @@ def one_line(capsys):
             "argument --learning-rate: expected a positive number, got 'nan'",
         ),
         (["train", "--optimizer", "sdg"], "argument --optimizer: invalid choice: 'sdg' (choose from "),
-        (["train", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["train", "--seed", "x"], "argument --seed: expected an integer in 0..4294967295, got 'x'"),
+        (["train", "--seed", "4294967296"], "argument --seed: expected an integer in 0..4294967295"),
+        (["train", "--batch-size", "99999999999"], "argument --batch-size: expected a positive integer"),
+        (["train", "--learning-rate", "1e300"], "argument --learning-rate: expected a positive number"),
         (["train", "--lr", "0.1"], "unrecognized arguments: --lr 0.1"),
     ],
 )
@@ -184,6 +188,23 @@ def test_wrong_options(arguments, message, capsys):
     assert caught.value.code == 2
     line = one_line(capsys)
     assert line.startswith("jaxnet") and ": error: " in line and message in line
+
+
+def test_a_run_that_failed_does_not_block_the_next(tmp_path, capsys):
+    shuffled = ["--sampling", "shuffle", "--batch-size", "5000", "--out", str(tmp_path)]
+    assert cli.main(["train", *QUICK, *shuffled]) == 2
+    assert "batch_size must be at most the 1437 training examples" in one_line(capsys)
+    assert cli.main(["train", *QUICK, "--out", str(tmp_path)]) == 0
+
+
+def test_parity_of_more_batches_than_memory(capsys):
+    assert cli.main(["parity", "--data", "digits", "--steps", "300000000"]) == 2
+    assert "draws all batches at once" in one_line(capsys)
+
+
+def test_a_platform_that_is_not_there():
+    done = run("train", "--data", "digits", env=os.environ | {"JAX_PLATFORMS": "nonsense"})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "no usable device" in done.stderr
 
 
 def test_unknown_data(capsys):

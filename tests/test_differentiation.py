@@ -78,6 +78,11 @@ def square(x):
 NAN = np.array([1.0, np.nan])
 
 
+def test_a_function_that_drops_to_float32_is_refused():
+    with pytest.raises(TypeError, match=r"f must keep the float64 it is given.*it returns float32"):
+        jaxnet.numerical_gradient(lambda v: jnp.sum(v).astype(jnp.float32), np.ones(3))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -30,6 +30,12 @@ def test_an_impossible_class_that_is_not_the_target_costs_nothing():
     assert jnp.isfinite(jax.grad(jaxnet.softmax_cross_entropy)(logits, [0])).all()
 
 
+def test_derivative_in_the_targets_also_where_they_are_zero(x64):
+    logits = np.array([[1.0, 2.0, 3.0]])
+    gradient = jax.grad(jaxnet.softmax_cross_entropy, 1)(logits, jnp.array([[0.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(gradient, -log_softmax(logits, axis=1), rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, bool])
 def test_one_hot_rows_of_any_type(dtype, rng):
     logits, labels = rng.standard_normal((6, 4)).astype(np.float32), rng.integers(4, size=6)

@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -42,6 +43,18 @@ def plain_loop(optimizer, batches, *, after=False):
         params = optax.apply_updates(params, updates)
         losses.append(network.loss(params, X[rows], T[rows]) if after else value)
     return params, np.array(losses)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.lbfgs(), optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation()],
+    ids=["lbfgs", "multi"],
+)
+def test_optimizers_that_ask_for_more_than_the_gradient(optimizer):
+    losses = fit(
+        optimizer=optimizer, batches=np.tile(np.arange(60), (15, 1)), steps=15, batch_size=60
+    ).history.loss
+    assert losses[-1] < losses[0] - 0.05
 
 
 OPTIMIZERS = {
@@ -218,10 +231,23 @@ def test_a_bad_label_is_named_with_its_step():
     t = T.copy()
     t[17] = 3
     batches = np.arange(60).reshape(6, 10)
-    with pytest.raises(
-        ValueError, match=r"in the batch of step 1: labels must be in 0\.\.2, got 3 at index 7"
-    ):
+    message = r"in the batch of step 1: labels must be in 0\.\.2, got 3 at index 7"
+    with pytest.raises(ValueError, match=message) as caught:
         fit(train=(X, t), batches=batches, steps=None, batch_size=None)
+    failure = caught.value.__cause__
+    assert isinstance(failure, training.NonFiniteError) and len(failure.result.history.loss) == 1
+    assert pickle.loads(pickle.dumps(failure)).step == 1
+
+
+def test_a_bad_label_that_only_a_metric_sees_is_named():
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2, got 3"):
+        fit(test=(X, T + 1), metrics={"accuracy": network.accuracy})
+
+
+def test_large_batches_make_short_stretches():
+    seen = []
+    fit(batch_size=2**18, steps=9, callbacks=[seen.append])
+    assert max(len(stretch.loss) for stretch in seen) <= 4
 
 
 @pytest.mark.parametrize("stretches", [1, 3])
@@ -340,6 +366,17 @@ BATCHES = np.zeros((3, 2), int)
             "metrics must be a mapping of names to functions, got list",
         ),
         ({"params": {"w": np.arange(3)}}, TypeError, r"params\['w'\] must be floating-point, got int32"),
+        (
+            {"train": (X, T.astype(np.int64) + 2**32)},
+            ValueError,
+            r"train must fit into int32, got 4294967296\.\.4294967298",
+        ),
+        (
+            {"metrics": {"m": lambda p, x, t: x[0]}},
+            TypeError,
+            r"the metric 'm' must return a scalar, got \(4,\)",
+        ),
+        ({"sampling": "x"}, ValueError, "'replacement' or 'shuffle', got 'x'"),
         ({"train": (np.full((3, 2), "a"), T[:3])}, TypeError, "train must be two arrays of numbers"),
     ],
 )
