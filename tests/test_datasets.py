@@ -519,7 +519,6 @@ def test_the_cache_is_the_users_folder_for_jaxnet():
     assert datasets._cache_folder("mnist").parts[-2:] == ("jaxnet", "mnist") or sys.platform == "win32"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
 def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path):
     program = (
         "import sys, pathlib; from jaxnet import datasets as d\n"
