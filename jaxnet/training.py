@@ -262,6 +262,7 @@ def fit(
     loss_after_update: bool = False,
     callbacks: Sequence[Callable[[Stretch], object]] = (),
     stretch: int | None = None,
+    resume: FitResult | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
@@ -280,15 +281,20 @@ def fit(
     loss_after_update: record the loss of each batch after its update, as the source does, which costs another
     forward pass; by default it is recorded before.
 
-    callbacks: called with a `Stretch` after each stretch of steps, which is at most `stretch` long and ends
-    at every evaluation. progress: a bar on stderr, where that is a terminal.
+    callbacks: called with a `Stretch` after each stretch of steps. One ends at every evaluation, at the last
+    step, and at each multiple of `stretch` steps, or, by default, every half a second or so. progress: a bar
+    on stderr, where that is a terminal.
 
-    Ctrl-C ends the run after the current stretch; what is done is returned, with `interrupted` set.
+    Ctrl-C ends the run within about half a second; what is done is returned, with `interrupted` set.
+
+    resume: a result of the same run to continue up to `steps` in all; params then only have to be like its
+    own. The end is bit for bit that of the run that was never interrupted.
 
     Raises:
         ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data or params,
-            sizes or steps that are not positive, an index in batches out of range, an unknown sampling; or
-            what the loss itself finds wrong with a batch, from a NonFiniteError as its cause.
+            sizes or steps that are not positive, an index in batches out of range, an unknown sampling, a
+            result to resume that is not of such a run; or what the loss itself finds wrong with a batch, from
+            a NonFiniteError as its cause.
         TypeError: batches or sizes that are not integers, params that are not floating-point, an optimizer
             that is not optax's, a loss that does not return a real scalar.
         NonFiniteError: the loss or a parameter became NaN or infinite; it holds the step, and the result up
@@ -318,9 +324,10 @@ def fit(
     eval_every = _check_positive_int(
         max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
     )
-    stretch = _check_positive_int(_MAX_STRETCH if stretch is None else stretch, "stretch")
-    # A stretch draws its batches at once: not more of them than a few MB, however large each is.
-    max_steps = max(1, min(stretch, steps, eval_every if metrics else steps, _MAX_DRAWN // batch_size))
+    stretch = None if stretch is None else _check_positive_int(stretch, "stretch")
+    # The batches of one call of the program are drawn at once: not more than a few MB, however large each is.
+    interval = min(stretch or steps, eval_every if metrics else steps)
+    max_steps = max(1, min(_MAX_STRETCH, steps, interval, _MAX_DRAWN // batch_size))
     run = partial(
         _stretch_program(jax.default_backend()),
         x=x,
@@ -349,6 +356,12 @@ def fit(
     losses: list[np.ndarray] = []
     evaluations: list[tuple[int, Metrics]] = []
     compile_seconds = train_seconds = 0.0
+    if resume is not None:
+        state = _check_resumable(resume.state, state, steps, key)
+        losses.append(resume.history.loss)
+        evaluations = _evaluations(resume.history, tuple(metrics), parts)
+        compile_seconds, train_seconds = resume.compile_seconds, resume.train_seconds
+    done, pace = int(state.step), 0.0
 
     def result(interrupted: bool = False) -> FitResult:
         # An interrupt may have come between the recording of a stretch and its state: the state decides.
@@ -357,16 +370,19 @@ def fit(
 
     from tqdm import tqdm
 
-    bar = tqdm(total=steps, unit="step", disable=None if progress else True, dynamic_ncols=True)
+    bar = tqdm(total=steps, initial=done, unit="step", disable=None if progress else True, dynamic_ncols=True)
     try:
         start = time.perf_counter()
         jax.block_until_ready(run(state, jnp.int32(0)))
-        compile_seconds = time.perf_counter() - start
-        done, pace = 0, 0.0
+        compile_seconds += time.perf_counter() - start
+        recorded, stretch_seconds = len(losses), 0.0
         while done < steps:
             next_evaluation = done + 1 + -done % eval_every if metrics else steps
             patience = int(_STRETCH_SECONDS / pace) if pace else _FIRST_STRETCH
-            num_steps = max(1, min(max_steps, next_evaluation - done, steps - done, patience))
+            boundary = steps if stretch is None else done + stretch - done % stretch
+            num_steps = max(
+                1, min(max_steps, next_evaluation - done, boundary - done, steps - done, patience)
+            )
             start = time.perf_counter()
             new_state, new_losses, finite = run(state, jnp.int32(num_steps))
             host_losses = np.asarray(new_losses)[:num_steps]
@@ -378,6 +394,7 @@ def fit(
                 _blame_batch(failure, loss, x, t, batches, batch_size, sampling)
                 raise failure
             train_seconds += seconds
+            stretch_seconds += seconds
             pace = seconds / num_steps
             losses.append(host_losses)
             state = new_state
@@ -393,13 +410,62 @@ def fit(
                 evaluations.append((done - 1, measured))
             bar.update(num_steps)
             bar.set_postfix(loss=f"{host_losses[-1]:.4g}", refresh=False)
-            for callback in callbacks:
-                callback(Stretch(state, host_losses, measured["train"], measured["test"], seconds))
+            if stretch is None or done in (boundary, next_evaluation, steps):
+                told = Stretch(
+                    state,
+                    np.concatenate(losses[recorded:]),
+                    measured["train"],
+                    measured["test"],
+                    stretch_seconds,
+                )
+                recorded, stretch_seconds = len(losses), 0.0
+                for callback in callbacks:
+                    callback(told)
     except KeyboardInterrupt:
         return result(interrupted=True)
     finally:
         bar.close()
     return result()
+
+
+def _check_resumable(
+    found: TrainState, fresh: TrainState, steps: int, key: PRNGKeyArray | None
+) -> TrainState:
+    """Return the state to resume, on the device, or say in what it differs from this run's fresh one."""
+    found = jax.tree.map(jnp.asarray, found)
+    expected, got = (jax.tree_util.tree_leaves_with_path(state) for state in (fresh, found))
+    if str(jax.tree.structure(fresh)) != str(jax.tree.structure(found)):
+        raise ValueError("resume must have this run's params and optimizer, got another structure")
+    for (path, leaf), (_, other) in zip(expected, got, strict=True):
+        if (leaf.shape, leaf.dtype) != (other.shape, other.dtype):
+            raise ValueError(
+                f"resume.state{jax.tree_util.keystr(path)} must be {leaf.dtype}{list(leaf.shape)}, "
+                f"got {other.dtype}{list(other.shape)}"
+            )
+    if found.step > steps:
+        raise ValueError(
+            f"steps must be at least the {found.step} that the run to resume has done, got {steps}"
+        )
+    if key is not None and (jax.random.key_data(key) != jax.random.key_data(found.key)).any():
+        raise ValueError("key must be that of the run to resume, or left out, got another")
+    return found
+
+
+def _evaluations(
+    history: History, names: tuple[str, ...], parts: Mapping[str, object]
+) -> list[tuple[int, Metrics]]:
+    """Return the evaluations that `_history` made a history of."""
+    found: dict[str, dict[str, np.ndarray]] = {"train": history.train, "test": history.test}
+    expected = {part: names if part in parts else () for part in found}
+    for part, curves in found.items():
+        if tuple(curves) != expected[part]:
+            raise ValueError(
+                f"resume must hold the {part} metrics {list(expected[part])}, got {list(curves)}"
+            )
+    return [
+        (int(step), {part: {name: curves[name][i] for name in curves} for part, curves in found.items()})
+        for i, step in enumerate(history.eval_step)
+    ]
 
 
 def _history(
