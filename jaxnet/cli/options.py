@@ -1,0 +1,60 @@
+"""What the commands' options have in common: parsers of values, shared options, and the dataset."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from jaxnet import datasets, training
+
+Add = Callable[..., Any]  # argparse's add_argument
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message} (try {self.prog} --help)\n")
+
+
+def shared() -> Parser:
+    """Return a parser of the options that every training command has."""
+    parser = Parser(add_help=False)
+    add: Add = parser.add_argument
+    add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
+    add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
+    add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the initial weights and of the batches")
+    weight_std = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
+    add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=weight_std)
+    return parser
+
+
+def _positive(kind: type) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        # No further than what int32 and float32 hold.
+        if not 0 < value < (2**31 if kind is int else 3e38):
+            what = "integer" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"expected a positive {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+number, whole = _positive(float), _positive(int)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:  # beyond that, seeds would repeat
+        raise argparse.ArgumentTypeError(f"expected an integer in 0..{2**32 - 1}, got {text!r}")
+    return int(text)
+
+
+def load(name: str) -> tuple[datasets.Split, int]:
+    """Return the dataset and its number of classes."""
+    train, test = datasets.load(name)
+    return (train, test), int(max(train[1].max(), test[1].max())) + 1
