@@ -2,7 +2,15 @@
 
 from jaxnet import datasets, network, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
-from jaxnet.differentiation import gradient_descent, numerical_diff, numerical_gradient, tangent_line
+from jaxnet.crosscheck import check_gradients
+from jaxnet.differentiation import (
+    complex_step_gradient,
+    gradient_descent,
+    numerical_diff,
+    numerical_gradient,
+    richardson_gradient,
+    tangent_line,
+)
 from jaxnet.losses import (
     cross_entropy_error,
     cross_entropy_error0,
@@ -15,6 +23,8 @@ from jaxnet.training import fit, train_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "check_gradients",
+    "complex_step_gradient",
     "cross_entropy_error",
     "cross_entropy_error0",
     "cross_entropy_label",
@@ -28,6 +38,7 @@ __all__ = [
     "plots",
     "relu",
     "relu_grad",
+    "richardson_gradient",
     "sigmoid",
     "sigmoid_grad",
     "softmax",

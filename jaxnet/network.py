@@ -5,7 +5,7 @@ A network is its parameters, a tuple of `Dense`; the activation between the laye
 classes].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Float, Num, PRNGKeyArray
+from jaxtyping import Float, Inexact, Int, Num, PRNGKeyArray
 
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution
@@ -192,6 +192,119 @@ def backprop(
             da = dz @ params[index].weight.T  # [n, in]
             dz = da * derivative(trace[index - 1][1])  # [n, in]
     return tuple(reversed(grads))
+
+
+def perturbed_loss(
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    t: Targets,
+    *,
+    leaf: int,
+    index: Int[ArrayLike, " m"],
+    value: Inexact[ArrayLike, " m"],
+    activation: ActivationName = "sigmoid",
+) -> Inexact[Array, " m"]:
+    """Return `loss` with one parameter at a time replaced: element index[k] of a leaf by value[k].
+
+    leaf: its number in `jax.tree.leaves(params)`; index: into the flattened leaf. A parameter of a layer
+    changes one column of what that layer gives: only what follows from the column is computed again. Values
+    may be complex, for a complex step. Raises as `loss`.
+    """
+    trace = _forward(params, x, activation)
+    trace = [(jnp.atleast_2d(a), jnp.atleast_2d(z)) for a, z in trace]
+    outputs = trace[-1][1]
+    rows, _ = target_distribution(t, outputs.shape if np.ndim(x) == 2 else outputs.shape[1:], outputs.dtype)
+    layer, is_bias = [
+        (number, is_bias)
+        for number, dense in enumerate(params)
+        for is_bias in ((False, True) if dense.bias is not None else (False,))
+    ][leaf]
+    act = _ANALYTIC[activation]
+    inputs, z = trace[layer]
+
+    def one(index: Array, value: Array) -> Array:
+        if is_bias:
+            column, before, weight = index, params[layer].bias[index], jnp.ones(len(z))  # type: ignore[index]
+        else:
+            row, column = jnp.divmod(index, z.shape[1])
+            before, weight = params[layer].weight[row, column], inputs[:, row]
+        moved = z[:, column] + (value - before) * weight  # [n]
+        if layer == len(params) - 1:
+            return _cross_entropy(z.astype(moved.dtype).at[:, column].set(moved), rows)
+        change = act(moved) - act(z[:, column])
+        following = trace[layer + 1][1] + change[:, None] * params[layer + 1].weight[column]
+        for dense in params[layer + 2 :]:
+            following = act(following) @ dense.weight
+            following = following if dense.bias is None else following + dense.bias
+        return _cross_entropy(following, rows)
+
+    return jax.vmap(one)(jnp.asarray(index), jnp.asarray(value))
+
+
+def _cross_entropy(z: Array, distribution: Array) -> Array:
+    shifted = z - z.real.max(axis=-1, keepdims=True)
+    log_probability = shifted - jnp.log(jnp.exp(shifted).sum(axis=-1, keepdims=True))
+    return -jnp.mean(jnp.sum(jnp.where(distribution == 0, 0, distribution * log_probability), axis=-1))
+
+
+# Of real and complex numbers; relu by the side of its kink that the real part is on.
+_ANALYTIC: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": lambda z: jnp.where(z.real > 0, z, 0),
+}
+
+# What `check_gradients` evaluates the loss by, many parameters at a time.
+loss.perturbed = perturbed_loss  # type: ignore[attr-defined]
+
+
+def numerical_gradient(
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    t: Targets,
+    *,
+    activation: ActivationName = "sigmoid",
+    h: int | float = 1e-4,
+) -> Params:
+    """Return the gradient of `loss` in params by central differences, element by element; same pytree.
+
+    The source's (4.3), computed in float64 from what each parameter touches alone: 39,760 elements of
+    784-50-10 in a second, not half a minute. Comes back in the types of params. Raises as `loss`, and
+    ValueError for an h that is not positive.
+
+    >>> params = init(jax.random.key(0), (4, 3, 2))
+    >>> x, t = jnp.ones((5, 4)), jnp.array([0, 1, 1, 0, 1])
+    >>> numerical, exact = numerical_gradient(params, x, t), jax.grad(loss)(params, x, t)
+    >>> bool(jnp.allclose(numerical[0].weight, exact[0].weight, atol=1e-7))
+    True
+    """
+    if not 0 < h < float("inf"):
+        raise ValueError(f"h must be positive and finite, got {h}")
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(float), params)
+        inputs = jnp.asarray(_as_float(x, "x"), float)
+        loss(wide, inputs, t, activation=activation)  # what is wrong is said before anything is compiled
+
+        def gradient(wide: Params, inputs: Array) -> list[Array]:
+            def leaf_gradient(number: int, leaf: Array) -> Array:
+                def slope(index: Array) -> Array:
+                    value = leaf.reshape(-1)[index] + jnp.array([h, -h])
+                    up, down = perturbed_loss(
+                        wide, inputs, t, leaf=number, index=jnp.stack([index] * 2), value=value,
+                        activation=activation,
+                    )  # fmt: skip
+                    return (up - down) / (2 * h)
+
+                return jax.lax.map(slope, jnp.arange(leaf.size), batch_size=512).reshape(leaf.shape)
+
+            return [leaf_gradient(number, leaf) for number, leaf in enumerate(jax.tree.leaves(wide))]
+
+        leaves = jax.jit(gradient)(wide, inputs)
+        leaves = [
+            jnp.asarray(leaf, old.dtype) if isinstance(old, Array) else np.asarray(leaf, old.dtype)
+            for leaf, old in zip(leaves, jax.tree.leaves(params), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
 def _activation(name: str) -> Activation:

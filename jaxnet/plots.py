@@ -66,6 +66,34 @@ def step_size_error(
     return figure
 
 
+def step_choice(
+    steps: Float[ArrayLike, " n"], central: Float[ArrayLike, " n"], *, value: float, chosen: float, name: str
+) -> "Figure":
+    """Return the error of the central difference over its step, with the slopes that make it, and the choice.
+
+    steps, central: the steps and the difference at each; value: what counts as exact; chosen: the finest step
+    of the extrapolation that value came from.
+    """
+    steps, error = np.asarray(steps, float), np.abs(np.asarray(central, float) - value)
+    figure, axes = _axes("step", f"error of the central difference at {name}")
+    shown = np.isfinite(error) & (error > 0)
+    axes.loglog(steps[shown], error[shown], ".-", label="central difference")
+    low, high = axes.get_ylim()
+    if shown.any():
+        # Lines of the two slopes, each through the median of the half of the points where it is the larger.
+        best = int(np.argmin(np.where(shown, error, np.inf)))
+        halves = (("truncation, ~ h²", 2, shown & (steps > steps[best])),
+                  ("round-off, ~ 1/h", -1, shown & (steps < steps[best])))  # fmt: skip
+        for label, slope, half in halves:
+            if half.any():
+                level = np.exp(np.median(np.log(error[half]) - slope * np.log(steps[half])))
+                axes.loglog(steps, level * steps**slope, "--", linewidth=1, label=label)
+    axes.axvline(chosen, color="gray", linewidth=1, label="chosen step")
+    axes.set_ylim(low, high)
+    axes.legend()
+    return figure
+
+
 def descent(
     x0: Float[ArrayLike, " n"],
     x1: Float[ArrayLike, " m"],

@@ -1,0 +1,538 @@
+"""The verdict on every element of every estimate of a gradient, from the numerical estimate's error bar."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from jaxnet import estimates
+from jaxnet.causes import find_causes
+from jaxnet.estimates import Estimate, Probe
+from jaxnet.report import (
+    COMPLEX,
+    RICHARDSON,
+    Checked,
+    Element,
+    GradientReport,
+    Leaf,
+    Lines,
+    Method,
+    Verdict,
+    listing,
+)
+
+PyTree = Any
+_SAMPLE = 2_000  # elements of a larger pytree
+_DIRECTIONS = 12  # random ones of each leaf of a larger pytree
+_FORWARD_SAMPLE = 256  # elements
+_RESOLUTION = 2e-3  # of an element, and ...
+_LEAF_RESOLUTION = 1e-4  # ... of its leaf's largest: an error bar wider than both decides nothing
+_ERROR_BARS = 3
+_VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
+
+
+def compare(problem: Any, methods: list[Method], limit: int, seed: int) -> GradientReport:
+    """Judge every method against the numerical estimate, where x64 is enabled, and report."""
+    total = int(problem.starts[-1])
+    perturbed = _perturbed(problem)
+    probe = Probe(problem.evaluate, problem.point, perturbed)
+    exhaustive = total <= limit or perturbed is not None
+    index = np.arange(total) if exhaustive else _sample(problem, methods, limit, seed)
+    rounds: list[Checked] = []
+    lines: list[list[Lines]] = []
+    for number, weights in enumerate(problem.weights()):
+        probe.context = weights
+        with problem.running("the numerical estimates"):
+            probe.trace()
+            for method in methods:
+                if method.sampled:
+                    _forward_some(problem, method, index, weights)
+            rounds.append(_judge(problem, probe, methods, index, number))
+            if not exhaustive or any(method.sampled for method in methods):
+                lines.append(_directions(problem, probe, methods, rounds[-1], number, seed))
+    leaves = [_leaf(problem, methods, rounds, lines, leaf, exhaustive) for leaf in range(len(problem.sizes))]
+    return _report(problem, methods, rounds, leaves)
+
+
+def _perturbed(problem: Any) -> estimates.Perturbed | None:
+    """Return the cheap evaluation that f carries, for the arguments of this problem."""
+    f, keywords = problem.f, dict[str, Any]()
+    while isinstance(f, partial) and not f.args:
+        keywords = {**f.keywords, **keywords}
+        f = f.func
+    found = getattr(f, "perturbed", None)
+    if (
+        found is None
+        or problem.argnums != [0]
+        or not problem.single
+        or not problem.is_wide
+        or not problem.scalar
+    ):
+        return None
+    return lambda point, leaf, index, value: found(
+        point, *problem.wide_args[1:], leaf=leaf, index=index, value=value, **keywords
+    )
+
+
+def _sample(problem: Any, methods: list[Method], limit: int, seed: int) -> np.ndarray:
+    """Return the elements of a large pytree to look at: random ones, and those the methods disagree about."""
+    rng = np.random.default_rng(seed)
+    quota = max(1, min(_SAMPLE, limit) // len(problem.sizes))
+    known = [method for method in methods if method.own]
+    chosen = []
+    for start, size in zip(problem.starts, problem.sizes, strict=False):
+        leaf = slice(start, start + size)
+        chosen.append(start + rng.permutation(size)[:quota])
+        for method in known:
+            apart = np.abs(method.best(0)[leaf] - known[0].best(0)[leaf])
+            chosen.append(start + np.argsort(np.where(np.isnan(apart), np.inf, apart))[-8:])
+            chosen.append(start + np.argsort(np.abs(method.best(0)[leaf]))[-8:])
+    return np.unique(np.concatenate(chosen))
+
+
+def _forward_some(problem: Any, method: Method, index: np.ndarray, weights: PyTree) -> None:
+    """Run forward autodiff in float64 for as many of the elements as is affordable."""
+    flat, unravel = ravel_pytree(problem.point)
+    some = np.sort(np.random.default_rng(0).permutation(index)[:_FORWARD_SAMPLE])
+
+    def derivative(i: Array) -> Array:
+        direction = unravel(jnp.zeros_like(flat).at[i].set(1))
+        return jax.jvp(lambda p: problem.evaluate(p, weights), (problem.point,), (direction,))[1]
+
+    batch = max(1, min(64, estimates.CHUNK_BYTES // (8 * flat.nbytes)))
+    values = np.full(flat.size, np.nan)
+    values[some] = jax.jit(lambda i: jax.lax.map(derivative, i, batch_size=batch))(jnp.asarray(some))
+    method.looked = np.isin(np.arange(flat.size), some)
+    method.own.append(values)
+
+
+class _Judge:
+    """The tolerance of each method for some elements, and who is outside it."""
+
+    def __init__(self, problem: Any, methods: list[Method], index: np.ndarray, number: int, center: float):
+        self.index, self.number, self.center = index, number, center
+        self.leaf_of = np.searchsorted(problem.starts, index, side="right") - 1
+        self.leaves = len(problem.sizes)
+        self.methods = [method for method in methods if method.own]
+        self.inside = {method.name: self._computes_inside(method) for method in self.methods}
+
+    def _computes_inside(self, method: Method) -> bool:
+        """Whether a method computes in its own type inside even where it is given float64."""
+        if method.wide is None:
+            return False
+        values = method.wide[self.number]
+        types = {dtype for dtype in method.dtypes if not _is_float64(dtype)}
+        return bool(values.any()) and any(
+            np.array_equal(values.astype(t).astype(float), values) for t in types
+        )
+
+    def scale(self, found: Estimate) -> np.ndarray:
+        """Return, for each element, the largest derivative of its leaf, or slope where that vanishes."""
+        largest = np.zeros(self.leaves)
+        size = np.maximum(np.abs(np.nan_to_num(found.value)), found.slope)
+        np.maximum.at(largest, self.leaf_of, np.where(np.isfinite(size), size, 0))
+        return largest[self.leaf_of]
+
+    def allowance(self, method: Method, found: Estimate, scale: np.ndarray, *, wide: bool) -> np.ndarray:
+        """Return what rounding explains of a method's own values, or of its values in float64."""
+        epsilon, tiny = _rounding(method.dtypes, self.leaf_of)
+        size = np.abs(found.value)
+        if wide:
+            narrow = 4 * epsilon * size + epsilon / 4 * scale
+        else:
+            narrow = 4 * epsilon * size + 2 * epsilon * scale + 8 * method.noise[self.index] + 8 * tiny
+        return np.where(epsilon < 1e-15, 1e-11 * (size + scale), narrow)
+
+    def failures(self, found: Estimate) -> dict[str, np.ndarray]:
+        """Return, by method, the elements that are wrong."""
+        scale, result = self.scale(found), {}
+        for method in self.methods:
+            own = method.own[self.number][self.index]
+            wrong = _outside(own, found, self.allowance(method, found, scale, wide=False))
+            if method.wide is not None and not self.inside[method.name]:
+                values = method.wide[self.number][self.index]
+                wrong |= _outside(values, found, self.allowance(method, found, scale, wide=True))
+            wrong &= np.isfinite(found.error) | (~np.isfinite(own) & np.isfinite(self.center))
+            result[method.name] = wrong & method.looked[self.index] if method.sampled else wrong
+        return result
+
+
+def _outside(values: np.ndarray, found: Estimate, allowance: np.ndarray) -> np.ndarray:
+    slack = _ERROR_BARS * found.error + allowance
+    return ~((values >= found.low - slack) & (values <= found.high + slack))
+
+
+def _rounding(dtypes: list[Any], leaf_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    info = [jnp.finfo(dtype) for dtype in dtypes]
+    epsilon, tiny = ([float(getattr(i, name)) for i in info] for name in ("eps", "smallest_subnormal"))
+    return np.array(epsilon)[leaf_of], np.array(tiny)[leaf_of]
+
+
+def _is_float64(dtype: Any) -> bool:
+    return bool(jnp.finfo(dtype).eps < 1e-15)
+
+
+def _judge(problem: Any, probe: Probe, methods: list[Method], index: np.ndarray, number: int) -> Checked:
+    """Return the numerical estimates of the elements, and each method's verdict on them."""
+    sigma, center = estimates.noise(probe), probe.center
+    judge = _Judge(problem, methods, index, number, center)
+    natural = abs(center) / estimates.scales(probe.flat, probe.sizes)[index]
+
+    def resolved(found: Estimate, scale: np.ndarray) -> np.ndarray:
+        fine = found.error <= np.maximum(_RESOLUTION * np.abs(found.value), _LEAF_RESOLUTION * scale)
+        return fine | (found.flat & (found.error <= 1e-6 * natural))
+
+    def unsettled(found: Estimate) -> np.ndarray:
+        suspicious = np.any(list(judge.failures(found).values()) or [np.zeros(len(index), bool)], axis=0)
+        return ~resolved(found, judge.scale(found)) | (suspicious & ~found.confirmed)
+
+    found = estimates.richardson(probe, index, sigma, unsettled)
+    scale = judge.scale(found)
+    good = resolved(found, scale)
+    values, reason = _complex_step(probe, index, found)
+    if values is not None and good.any():
+        # Verified wherever the central difference is sharp, it decides where that is not.
+        rescued = ~good & np.isfinite(values) & np.isfinite(found.error)
+        for bound in (found.value, found.low, found.high):
+            bound[rescued] = values[rescued]
+        found.error[rescued] = 1e-9 * scale[rescued]
+        good = good | rescued
+    return Checked(
+        index=index,
+        leaf_of=judge.leaf_of,
+        estimate=found,
+        scale=scale,
+        resolved=good,
+        failed=judge.failures(found),
+        margins={m.name: judge.allowance(m, found, scale, wide=False) for m in judge.methods},
+        complex_values=values,
+        complex_reason=reason,
+        sigma=sigma,
+        finite_center=bool(np.isfinite(center)),
+        curve=_step_curve(probe, index, found, judge.failures(found)),
+    )
+
+
+def _complex_step(probe: Probe, index: np.ndarray, found: Estimate) -> tuple[np.ndarray | None, str | None]:
+    try:
+        values = estimates.complex_step(probe, index)
+    except TypeError as error:
+        return None, str(error)
+    wrong = np.flatnonzero(estimates.mismatch(found, values) & np.isfinite(found.error))
+    if wrong.size:
+        first = wrong[0]
+        return None, (
+            f"f is not analytic: {values[first]:.6g} for element {index[first]}, "
+            f"where the central difference is {found.value[first]:.6g}"
+        )
+    return values, None
+
+
+def _directions(
+    problem: Any, probe: Probe, methods: list[Method], checked: Checked, number: int, seed: int
+) -> list[Lines]:
+    """Compare slopes along random directions of each leaf.
+
+    All elements of a leaf move by as much, in random senses: an error in any single one shows in each.
+    """
+    rng = np.random.default_rng(seed + 1)
+    weights = problem.weights()[number]
+    slope = jax.jit(lambda p, v: jax.jvp(lambda q: problem.evaluate(q, weights), (p,), (v,))[1])
+    result = []
+    for leaf_number, (start, size) in enumerate(zip(problem.starts, problem.sizes, strict=False)):
+        leaf = slice(start, start + size)
+        looked = int((checked.leaf_of == leaf_number).sum())
+        if not size:
+            result.append(Lines(0, [], 0.0))
+            continue
+        unit = float(estimates.scales(probe.flat, probe.sizes)[leaf].min())
+        signs = unit * rng.choice([-1.0, 1.0], (_DIRECTIONS, size))
+
+        def along(a: Array, context: PyTree, leaf: slice = leaf, signs: np.ndarray = signs) -> Array:
+            return problem.evaluate(probe.unravel(jnp.asarray(probe.flat).at[leaf].add(a @ signs)), context)
+
+        line = Probe(along, jnp.zeros(_DIRECTIONS))
+        line.context = weights
+        line.trace()
+        found = estimates.richardson(
+            line,
+            np.arange(_DIRECTIONS),
+            checked.sigma,
+            lambda found: ~found.confirmed | (found.error > 1e-8 * np.abs(found.value)),
+        )
+        failed, resolution = [], 0.0
+        for method in methods:
+            if method.unavailable is not None:
+                continue
+            if method.sampled:
+                directions = np.zeros((_DIRECTIONS, probe.flat.size))
+                directions[:, leaf] = signs
+                mine = np.array(
+                    [float(slope(problem.point, probe.unravel(jnp.asarray(v)))) for v in directions]
+                )
+                rounding = 1e-11 * np.abs(found.value) + 1e-13 * unit * size
+            else:
+                best = method.best(number)[leaf]
+                mine = signs @ best
+                epsilon = float(jnp.finfo(method.dtypes[leaf_number]).eps)
+                noise = method.noise[leaf] if method.wide is None else np.zeros(size)
+                rounding = 8 * unit * np.sqrt(((epsilon * best) ** 2 + noise**2).sum())
+            allowed = _ERROR_BARS * found.error + rounding
+            if (~(np.abs(mine - found.value) <= allowed)).any():
+                failed.append(method.name)
+            resolution = max(resolution, float(np.min(allowed)) / unit)
+        result.append(Lines(size - looked, failed, resolution))
+    return result
+
+
+def _step_curve(
+    probe: Probe, index: np.ndarray, found: Estimate, failed: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the central difference of the worst element over many steps, for `GradientReport.plot`."""
+    size = np.abs(np.nan_to_num(found.value))
+    failures = np.sum([np.zeros(len(index)), *failed.values()], axis=0)
+    row = int(np.argmax(size + failures * (1 + size.max())))
+    x = probe.flat[index[row]]
+    steps = float(estimates.scales(probe.flat, probe.sizes)[index[row]]) * 2.0 ** -np.arange(0.0, 44.0)
+    values = probe.elements(index[row : row + 1], np.concatenate([x + steps, x - steps])[None])[0]
+    central = (values[: len(steps)] - values[len(steps) :]) / ((x + steps) - (x - steps))
+    return {
+        "element": int(index[row]),
+        "steps": steps,
+        "central": central,
+        "value": float(found.value[row]),
+        "chosen": float(found.step[row]),
+    }
+
+
+def _element_path(problem: Any, flat_index: int) -> str:
+    leaf = int(np.searchsorted(problem.starts, flat_index, side="right")) - 1
+    where = np.unravel_index(flat_index - problem.starts[leaf], problem.shapes[leaf])
+    return problem.paths[leaf] + (f"[{', '.join(map(str, where))}]" if where else "")
+
+
+def _worst(
+    problem: Any, methods: list[Method], rounds: list[Checked], leaf: int
+) -> tuple[int, int, np.ndarray]:
+    """Return the projection and row of the worst element of a leaf, and every element's verdict, 0 to 2."""
+    state = np.full(problem.sizes[leaf], -1)
+    worst, where = (-1, -1.0), (0, 0)
+    for number, checked in enumerate(rounds):
+        rows = np.flatnonzero(checked.leaf_of == leaf)
+        apart, wrong = np.zeros(len(rows)), np.zeros(len(rows), bool)
+        for method in methods:
+            if method.own:
+                failed = checked.failed[method.name][rows]
+                far = np.abs(method.best(number)[checked.index[rows]] - checked.estimate.value[rows])
+                own = np.abs(method.own[number][checked.index[rows]] - checked.estimate.value[rows])
+                far = np.where(np.isfinite(far) & np.isfinite(own), np.maximum(far, own), np.inf)
+                looked = method.looked[checked.index[rows]] if method.sampled else True
+                apart = np.where(
+                    looked & (failed | ~wrong), np.maximum(apart * (failed <= wrong), far), apart
+                )
+                wrong |= failed
+        verdict = np.where(wrong, 2, np.where(checked.resolved[rows], 0, 1))
+        places = checked.index[rows] - problem.starts[leaf]
+        state[places] = np.maximum(state[places], verdict)
+        for code in np.unique(verdict)[-1:]:
+            row = int(np.argmax(np.where(verdict == code, apart, -1)))
+            if (code, apart[row]) > worst:
+                worst, where = (int(code), float(apart[row])), (number, int(rows[row]))
+    return *where, state
+
+
+def _leaf(
+    problem: Any,
+    methods: list[Method],
+    rounds: list[Checked],
+    lines: list[list[Lines]],
+    leaf: int,
+    exhaustive: bool,
+) -> Leaf:
+    number, row, state = _worst(problem, methods, rounds, leaf)
+    checked = rounds[number]
+    here = checked.leaf_of == leaf
+    failed = [
+        m.name for m in methods if any(c.failed[m.name][c.leaf_of == leaf].any() for c in rounds if m.own)
+    ]
+    counts = {name: int((state == code).sum()) for code, name in enumerate(("pass", "inconclusive", "fail"))}
+    notes = []
+    unlocated = sorted({name for round_ in lines for name in round_[leaf].failed} - set(failed))
+    if unlocated:
+        failed += unlocated
+        notes.append(f"{listing(unlocated)} is wrong along random directions: in elements not looked at")
+    kinks = np.flatnonzero(here & checked.estimate.kink)
+    if kinks.size:
+        first, found = kinks[0], checked.estimate
+        notes.append(
+            f"{kinks.size} of its elements at a kink, such as {_element_path(problem, checked.index[first])} "
+            f"with slopes {found.low[first]:.4g} and {found.high[first]:.4g}: what is between them passes"
+        )
+    if not exhaustive:
+        size = max(float(np.abs(checked.estimate.value[here]).max(initial=0)), np.finfo(float).tiny)
+        escape = max(round_[leaf].resolution for round_ in lines)
+        notes.append(
+            f"{int((state >= 0).sum())} of {problem.sizes[leaf]} elements were looked at, and {_DIRECTIONS} "
+            f"random directions: what could have escaped is an error under {escape:.1e} "
+            f"({100 * escape / size:.2g} % of the largest element seen) in a single element"
+        )
+    code = 2 if failed else int(state.max(initial=0))
+    causes = _causes(problem, methods, rounds[0], leaf) if exhaustive and len(rounds) == 1 else []
+    return Leaf(
+        path=problem.paths[leaf],
+        shape=problem.shapes[leaf],
+        dtype=str(jnp.result_type(problem.leaves[leaf])),
+        checked=int((state >= 0).sum()),
+        verdict=_VERDICTS[code],
+        failed=failed,
+        counts=counts,
+        worst=_element(problem, methods, checked, number, row),
+        cause="; ".join(causes) or None,
+        notes=notes,
+    )
+
+
+def _element(problem: Any, methods: list[Method], checked: Checked, number: int, row: int) -> Element:
+    found, index = checked.estimate, int(checked.index[row])
+    values = {
+        m.name: float(m.own[number][index]) for m in methods if m.own and (not m.sampled or m.looked[index])
+    }
+    wide = {
+        f"{m.name} in float64": float(m.wide[number][index])
+        for m in methods
+        if m.wide is not None and checked.failed[m.name][row]
+    }
+    values[RICHARDSON] = float(found.value[row])
+    if checked.complex_values is not None:
+        values[COMPLEX] = float(checked.complex_values[row])
+    failed = [name for name, wrong in checked.failed.items() if wrong[row]]
+    path, bar = _element_path(problem, index), float(found.error[row])
+    verdict = "fail" if failed else "pass" if checked.resolved[row] else "inconclusive"
+    reason = ""
+    if failed:
+        bad = [name for name in failed if not np.isfinite(values[name])]
+        names = listing([f"{name} ({values[name]:.7g})" for name in failed])
+        slopes = f"is not between the slopes {found.low[row]:.7g} and {found.high[row]:.7g} of the kink"
+        target = slopes if found.kink[row] else f"is not {found.value[row]:.7g} ± {bar:.1e}"
+        reason = f"at {path}, {names} " + ("is not finite" if bad else target)
+    elif verdict == "inconclusive":
+        if not checked.finite_center:
+            reason = "f is not finite at the point itself"
+        elif not np.isfinite(bar):
+            reason = f"f is not finite near {path}"
+        else:
+            reason = (
+                f"the error bar at {path}, {bar:.1e}, is too wide to decide: f has noise of "
+                f"{checked.sigma:.1e} or is not smooth"
+            )
+    return Element(path, values | wide, bar, verdict, failed, reason)  # type: ignore[arg-type]
+
+
+def _causes(problem: Any, methods: list[Method], checked: Checked, leaf: int) -> list[str]:
+    found = checked.estimate
+    right = found.value if checked.complex_values is None else checked.complex_values
+
+    def split(values: np.ndarray) -> list[np.ndarray]:
+        return np.split(values, problem.starts[1:-1])
+
+    result = []
+    for method in methods:
+        if not method.own or method.sampled or not checked.failed[method.name][checked.leaf_of == leaf].any():
+            continue
+        own = not np.isfinite(method.own[0]).all() or method.wide is None
+        slack = _ERROR_BARS * found.error + checked.margins[method.name]
+        values = method.own[0] if own else method.wide[0]  # type: ignore[index]
+        causes = find_causes(
+            problem.wrt, problem.args, leaf, split(values), split(right), split(slack), problem.shapes
+        )
+        if causes:
+            result.append(f"{method.name} {', or '.join(causes)}")
+    return result
+
+
+def _report(problem: Any, methods: list[Method], rounds: list[Checked], leaves: list[Leaf]) -> GradientReport:
+    names = {m.name: m.unavailable or "available" for m in methods}
+    reasons = [checked.complex_reason for checked in rounds if checked.complex_reason]
+    names |= {RICHARDSON: "available", COMPLEX: reasons[0] if reasons else "available"}
+    matrix = _matrix(methods, rounds)
+    order = {"fail": 2, "inconclusive": 1, "pass": 0}
+    verdict = max((leaf.verdict for leaf in leaves), key=order.__getitem__)
+    worst = max(leaves, key=lambda leaf: order[leaf.verdict]).worst
+    notes = []
+    if not problem.scalar:
+        notes.append(f"f is not scalar: checked through {len(rounds)} random projections of its values")
+    if not problem.is_wide:
+        notes.append(
+            "f does not take float64: the numerical side runs in its own type, with wider error bars"
+        )
+    for method in methods:
+        narrow = sorted({str(d) for d in method.dtypes if not _is_float64(d)})
+        if narrow and method.ready:
+            notes.append(f"{method.name} is judged at the precision of {listing(narrow)}")
+        if method.sampled and method.unavailable is None:
+            notes.append(
+                f"{method.name}: {int(method.looked.sum())} elements and random directions of each leaf"
+            )
+    curve = dict(rounds[0].curve)
+    curve["name"] = _element_path(problem, curve.pop("element"))
+    return GradientReport(
+        verdict=verdict,
+        function=getattr(getattr(problem.f, "func", problem.f), "__name__", "f"),
+        summary=_summary(names, matrix, leaves),
+        leaves=leaves,
+        worst=worst,
+        methods=names,
+        matrix=matrix,
+        notes=notes,
+        curve=curve,
+    )
+
+
+def _matrix(methods: list[Method], rounds: list[Checked]) -> dict[str, dict[str, float]]:
+    """Return the largest difference of each two estimates, relative to the leaf, over what both looked at."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for number, checked in enumerate(rounds):
+        for method in methods:
+            if method.own:
+                columns.setdefault(method.name, []).append(method.best(number)[checked.index])
+        columns.setdefault(RICHARDSON, []).append(checked.estimate.value)
+        if checked.complex_values is not None:
+            columns.setdefault(COMPLEX, []).append(checked.complex_values)
+    scale = np.concatenate([checked.scale for checked in rounds])
+    scale = np.where(scale > 0, scale, 1.0)
+    full = {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == len(rounds)}
+
+    def apart(one: str, other: str) -> float:
+        difference = np.abs(full[one] - full[other]) / scale
+        sampled = [m for m in methods if m.sampled and m.name in (one, other)]
+        if sampled:
+            difference = difference[np.tile(sampled[0].looked, len(rounds))[np.concatenate(
+                [checked.index + sampled[0].looked.size * k for k, checked in enumerate(rounds)]
+            )]]  # fmt: skip
+        return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0))
+
+    return {one: {other: apart(one, other) for other in full} for one in full}
+
+
+def _summary(names: dict[str, str], matrix: dict[str, dict[str, float]], leaves: list[Leaf]) -> str:
+    available = [name for name, why in names.items() if why == "available"]
+    failed = [name for name in available if any(name in leaf.failed for leaf in leaves)]
+    others = [name for name in available if name not in failed]
+
+    def agreement(group: list[str]) -> str:
+        pairs = [matrix[a][b] for a in group for b in group if a != b and a in matrix and b in matrix]
+        # What all of them agree to, and the sharpest two, where the numerical estimate is the coarser one.
+        return f", which agree to {max(pairs):.0e}" if pairs else ""
+
+    if not failed:
+        undecided = [leaf.path for leaf in leaves if leaf.verdict == "inconclusive"]
+        text = f"{listing(available)} agree to {max([0.0, *(max(r.values()) for r in matrix.values())]):.0e}"
+        return f"the numerical estimate does not decide {listing(undecided)}; {text}" if undecided else text
+    verb = "disagrees" if len(failed) == 1 else "disagree"
+    sharp = [name for name in others if name != RICHARDSON]
+    group = sharp if len(sharp) > 1 else others
+    return f"{listing(failed)} {verb} with {listing(others)}{agreement(group)}"
