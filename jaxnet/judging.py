@@ -266,7 +266,7 @@ def _directions(
         )
         failed, resolution = [], 0.0
         for method in methods:
-            if method.unavailable is not None:
+            if method.unavailable is not None or (looked == size and not method.sampled):
                 continue
             if method.sampled:
                 directions = np.zeros((_DIRECTIONS, probe.flat.size))

@@ -144,7 +144,7 @@ class GradientReport:
         lines += _aligned(self._leaf_rows())
         for leaf in self.leaves:
             about = [f"likely cause: {leaf.cause}"] if leaf.cause else []
-            about += [leaf.worst.reason] if leaf.verdict != "pass" else []
+            about += [leaf.worst.reason] if leaf.worst.reason else []
             lines += [f"  {leaf.path}: {text}" for text in [*about, *leaf.notes]]
         lines += ["", "largest differences, relative to the leaf:", *_aligned(self._matrix_rows())]
         lines += [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
@@ -176,7 +176,7 @@ class GradientReport:
 
         about = [f"{leaf.path}: {leaf.cause}" for leaf in self.leaves if leaf.cause]
         about += [f"{leaf.path}: {note}" for leaf in self.leaves for note in leaf.notes]
-        about += [leaf.worst.reason for leaf in self.leaves if leaf.verdict != "pass"]
+        about += [leaf.worst.reason for leaf in self.leaves if leaf.worst.reason]
         about += [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
         listed = "".join(f"<li>{html.escape(text)}</li>" for text in [*about, *self.notes])
         colour = {"pass": "green", "fail": "crimson", "inconclusive": "darkorange"}[self.verdict]

@@ -1,4 +1,4 @@
-"""The commands `jaxnet train` and `jaxnet parity`."""
+"""The commands `jaxnet train`, `jaxnet check` and `jaxnet parity`."""
 
 import argparse
 import os
@@ -8,14 +8,14 @@ from importlib.metadata import version
 
 import jax
 
-from jaxnet.cli import parity, train
+from jaxnet.cli import check, parity, train
 from jaxnet.cli.options import Parser, shared
 
-_COMMANDS = {"train": train, "parity": parity}
+_COMMANDS = {"train": train, "check": check, "parity": parity}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (parity fails), 2 (error, in one line), 130 (Ctrl-C)."""
+    """Run one command and return its exit code: 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C)."""
     options = _parser().parse_args(argv)
     expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
     try:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(
             name,
-            parents=[shared()],
+            parents=[shared()] if getattr(command, "SHARED", True) else [],
             help=command.HELP,
             description=command.HELP,
             allow_abbrev=False,

@@ -24,7 +24,7 @@ def shared() -> Parser:
     add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
     add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
     add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
-    add("--seed", type=_seed, default=0, metavar="N", help="of the initial weights and of the batches")
+    add("--seed", type=seed, default=0, metavar="N", help="of the initial weights and of the batches")
     weight_std = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
     add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=weight_std)
     return parser
@@ -48,7 +48,8 @@ def _positive(kind: type) -> Callable[[str], float]:
 number, whole = _positive(float), _positive(int)
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """Return a seed."""
     if not text.isdecimal() or int(text) >= 2**32:  # beyond that, seeds would repeat
         raise argparse.ArgumentTypeError(f"expected an integer in 0..{2**32 - 1}, got {text!r}")
     return int(text)

@@ -1,0 +1,155 @@
+"""The command `jaxnet check`."""
+
+import argparse
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import network
+from jaxnet.activations import ACTIVATIONS, softmax
+from jaxnet.cli.options import Add, load, number, seed, whole
+from jaxnet.crosscheck import check_gradients
+from jaxnet.losses import cross_entropy_error
+from jaxnet.report import GradientReport
+
+HELP = "Check a gradient by all estimates of it: of the network on real data, or of your own function."
+SHARED = False  # it trains nothing
+_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+def add_options(add: Add) -> None:
+    """Add the options of this command."""
+    target = (
+        "a function of yours, FILE.py:NAME; its arguments are the tuple that NAME_args() returns, its "
+        "hand-written gradient is NAME_gradient, if there is one; without it, the network's loss is checked"
+    )
+    add("target", nargs="?", metavar="FILE.py:NAME", help=target)
+    add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
+    add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
+    add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
+    add("--batch-size", type=whole, default=100, metavar="N", help="examples in the loss")
+    add("--seed", type=seed, default=0, metavar="N", help="of the weights and of the batch")
+    add("--weight-std", type=number, metavar="STD", default=0.01, help="of the weights")
+    published = (
+        "the source's network: its softmax over the whole batch and the backpropagation that it goes with"
+    )
+    add("--published-softmax", action="store_true", help=published)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; return 0 where it passes, 1 where it fails, 3 where it is inconclusive."""
+    if options.target is not None:
+        report = _check_own(options.target)
+    elif options.published_softmax:
+        report = _check_published(options)
+    else:
+        params, x, t = _network(options)
+        report = check_gradients(
+            partial(network.loss, activation=options.activation),
+            params,
+            x,
+            t,
+            candidates={"backprop": partial(network.backprop, activation=options.activation)},
+        )
+        print(report)
+    return _CODES[report.verdict]
+
+
+def _network(options: argparse.Namespace) -> tuple[network.Params, np.ndarray, np.ndarray]:
+    """Return float64 parameters and a batch of real examples."""
+    ((x, t), _), classes = load(options.data)
+    rows = np.random.default_rng(options.seed).permutation(len(x))[: options.batch_size]
+    sizes = (x.shape[1], *options.hidden, classes)
+    params = network.init(jax.random.key(options.seed), sizes, weight_std=options.weight_std)
+    print(f"{'-'.join(map(str, sizes))}, {len(rows)} examples of {options.data}", flush=True)
+    return (
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params),
+        x[rows].astype(np.float64),
+        t[rows],
+    )
+
+
+def _check_published(options: argparse.Namespace) -> GradientReport:
+    params, x, t = _network(options)
+
+    def published_loss(params: network.Params, x: Any, t: Any) -> Any:
+        return cross_entropy_error(
+            softmax(network.logits(params, x, activation=options.activation), axis=None), one_hot(t)
+        )
+
+    def one_hot(t: Any) -> Any:
+        return (jnp.asarray(t)[:, None] == jnp.arange(classes)).astype(float)
+
+    def published_backprop(params: network.Params, x: Any, t: Any) -> Any:
+        z, back = jax.vjp(lambda p: network.logits(p, x, activation=options.activation), params)
+        return back((softmax(z, axis=None) - one_hot(t)) / len(t))[0]  # the source's dz
+
+    classes = len(params[-1].bias)  # type: ignore[arg-type]
+    report = check_gradients(
+        published_loss, params, x, t, candidates={"published backprop": published_backprop}
+    )
+    print(report)
+    sums = np.asarray(
+        softmax(network.logits(params, x, activation=options.activation), axis=None).sum(axis=1)
+    )
+    if report.verdict == "fail":
+        print(
+            "\nthe published softmax divides by the sum over the whole batch: the probabilities of an example "
+            f"sum to about {sums.mean():.2g} = 1/{len(t)}, not to 1.\nThe published backward pass, "
+            "dz = (y - t) / n, is the gradient for a softmax of each row:\nthe network is trained by something else than the "
+            "gradient of its loss, and does not learn.\njaxnet's softmax takes each row by itself: jaxnet check"
+        )
+    return report
+
+
+def _check_own(target: str) -> GradientReport:
+    path, _, name = target.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise ValueError(f"expected FILE.py:NAME, got {target!r}")
+    module = _import(Path(path))
+    f = getattr(module, name, None)
+    if not callable(f):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"{path} must define a function {name}, got {', '.join(public) or 'no function'}")
+    make_args = getattr(module, f"{name}_args", None)
+    if not callable(make_args):
+        raise ValueError(f"{path} must define a function {name}_args() that returns the arguments of {name}")
+    candidate = getattr(module, f"{name}_gradient", None)
+    try:
+        args = make_args()
+        report = check_gradients(
+            f,
+            *(args if isinstance(args, tuple) else (args,)),
+            candidates={} if candidate is None else {f"{name}_gradient": candidate},
+        )
+    except Exception as error:  # theirs, whatever it is: in one line
+        notes = "; ".join(getattr(error, "__notes__", [])[-1:])
+        raise ValueError(
+            f"{target}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
+        ) from error
+    print(report)
+    return report
+
+
+def _import(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"expected a Python file, got {path}, which there is not")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # theirs, whatever it is: in one line
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
