@@ -6,8 +6,8 @@ that a run does not depend on how it is cut into stretches.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +17,44 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
-from jaxnet.differentiation import _check_scalar
+from jaxnet._checks import check_batches, check_examples, check_optimizer, check_positive_int, check_resumable
+from jaxnet._steps import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    STEPS,
+    Loss,
+    PyTree,
+    Sampling,
+    TrainState,
+    all_finite,
+    draw_batches,
+    evaluate,
+    init_state,
+    stretch_program,
+    train_step,
+)
 
-PyTree = Any
-Loss = Callable[[PyTree, Array, Array], Array]
-Sampling = Literal["replacement", "shuffle"]
+__all__ = [
+    "BATCH_SIZE",
+    "LEARNING_RATE",
+    "STEPS",
+    "FitResult",
+    "History",
+    "NonFiniteError",
+    "Stretch",
+    "TrainState",
+    "draw_batches",
+    "fit",
+    "init_state",
+    "train_step",
+]
+
 Metrics = dict[str, dict[str, np.floating]]  # of "train" and "test", by name
 
-STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
 _MAX_STRETCH = 1000  # steps
 _MAX_DRAWN = 2**20  # examples
 _FIRST_STRETCH = 20  # steps, while their pace is unknown
 _STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
-
-
-class TrainState(NamedTuple):
-    """Everything that a run continues from."""
-
-    params: PyTree
-    opt_state: optax.OptState
-    step: Int[Array, ""]  # updates done
-    key: PRNGKeyArray  # of the whole run: it never changes
 
 
 class History(NamedTuple):
@@ -92,157 +109,6 @@ class NonFiniteError(FloatingPointError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int, FitResult]]:
         return type(self), (self.what, self.step, self.result)
-
-
-@cache
-def _default_optimizer() -> optax.GradientTransformation:
-    # One object, so that two runs with the default share one compilation.
-    return optax.sgd(LEARNING_RATE)
-
-
-def init_state(
-    params: PyTree, optimizer: optax.GradientTransformation | None = None, key: PRNGKeyArray | None = None
-) -> TrainState:
-    """Return the state before the first step; optimizer: SGD at 0.1, key: `jax.random.key(0)` by default."""
-    params = jax.tree.map(jnp.asarray, params)
-    optimizer = _default_optimizer() if optimizer is None else optimizer
-    key = jax.random.key(0) if key is None else key
-    return TrainState(params, optimizer.init(params), jnp.int32(0), key)
-
-
-@partial(jax.jit, static_argnames=("loss", "optimizer"))
-def train_step(
-    state: TrainState,
-    x: Num[ArrayLike, "n ..."],
-    t: Num[ArrayLike, "n ..."],
-    *,
-    loss: Loss,
-    optimizer: optax.GradientTransformation | None = None,
-) -> tuple[TrainState, Float[Array, ""]]:
-    """Return the state after one update on the batch (x, t), and the batch's loss before it; compiled.
-
-    >>> square = lambda w, x, t: jnp.mean((w * x - t) ** 2)
-    >>> state, value = train_step(init_state(jnp.array(0.0)), jnp.ones(4), jnp.ones(4), loss=square)
-    >>> value, state.params
-    (Array(1., dtype=float32), Array(0.2, dtype=float32))
-    """
-    optimizer = _default_optimizer() if optimizer is None else optimizer
-    value, grads = jax.value_and_grad(loss)(state.params, x, t)
-    x, t = jnp.asarray(x), jnp.asarray(t)
-    # Line searches and plateau schedules ask for more than the gradient; the others do not mind.
-    extra = {"value": value, "grad": grads, "value_fn": lambda params: loss(params, x, t)}
-    update = optax.with_extra_args_support(optimizer).update
-    updates, opt_state = update(grads, state.opt_state, state.params, **extra)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.step + 1, state.key), value
-
-
-@partial(jax.jit, static_argnames=("num_steps", "batch_size", "num_examples", "sampling"))
-def draw_batches(
-    key: PRNGKeyArray,
-    first_step: int | Int[Array, ""],
-    num_steps: int,
-    batch_size: int,
-    num_examples: int,
-    sampling: Sampling = "replacement",
-) -> Int[Array, "num_steps batch_size"]:
-    """Return the indices of the examples that `fit` uses in the steps first_step, first_step + 1 ...
-
-    "replacement": uniform, independent (the source's, 4.1). "shuffle": each epoch of
-    `num_examples // batch_size` steps goes through a fresh permutation, its remainder left out.
-
-    Raises:
-        ValueError: an unknown sampling, or a batch larger than the set to shuffle.
-    """
-    if sampling not in ("replacement", "shuffle"):
-        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
-    if sampling == "shuffle" and batch_size > num_examples:
-        raise ValueError(
-            f"batch_size must be at most the {num_examples} training examples to shuffle, got {batch_size}"
-        )
-    steps = first_step + jnp.arange(num_steps)
-    if sampling == "replacement":
-        return jax.vmap(
-            lambda step: jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, num_examples)
-        )(steps)
-    per_epoch = num_examples // batch_size
-    first_epoch = first_step // per_epoch
-    epochs = first_epoch + jnp.arange((num_steps - 1) // per_epoch + 2)
-    order = jax.lax.map(lambda e: jax.random.permutation(jax.random.fold_in(key, e), num_examples), epochs)
-    order = order[:, : per_epoch * batch_size].reshape(-1, batch_size)
-    return order[steps - first_epoch * per_epoch].astype(jnp.int32)
-
-
-@jax.jit
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _run_stretch(
-    state: TrainState,
-    num_steps: Int[Array, ""],
-    x: Array,
-    t: Array,
-    batches: Int[Array, "steps batch"] | None,
-    *,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    batch_size: int,
-    sampling: Sampling,
-    loss_after_update: bool,
-    max_steps: int,
-) -> tuple[TrainState, Float[Array, " max_steps"], Array]:
-    """Run num_steps ≤ max_steps updates; return the state, each step's loss and whether params are finite.
-
-    num_steps is traced: one program serves a stretch of any length, and its steps are the same bit for bit
-    however a run is cut. The loop ends early at a loss that is not finite.
-    """
-    first_step = state.step
-    if batches is None:
-        rows = draw_batches(state.key, first_step, max_steps, batch_size, x.shape[0], sampling)
-    else:
-        rows = batches
-
-    def running(carry: tuple[TrainState, Array, Array]) -> Array:
-        state, _, last_loss = carry
-        return (state.step < first_step + num_steps) & jnp.isfinite(last_loss)
-
-    def body(carry: tuple[TrainState, Array, Array]) -> tuple[TrainState, Array, Array]:
-        state, losses, _ = carry
-        index = state.step - first_step
-        batch = rows[state.step if batches is not None else index]
-        x_batch, t_batch = (array.at[batch].get(mode="promise_in_bounds") for array in (x, t))
-        new_state, value = train_step(state, x_batch, t_batch, loss=loss, optimizer=optimizer)
-        if loss_after_update:
-            value = loss(new_state.params, x_batch, t_batch)
-        return new_state, losses.at[index].set(value), value
-
-    dtype = _check_scalar(loss, state.params, x[rows[0]], t[rows[0]], name="the loss").dtype
-    losses = jnp.full(max_steps, jnp.nan, dtype)
-    state, losses, _ = jax.lax.while_loop(running, body, (state, losses, jnp.zeros((), dtype)))
-    return state, losses, _all_finite(state.params)
-
-
-@cache
-def _stretch_program(backend: str) -> Callable[..., tuple[TrainState, Array, Array]]:
-    """Compile `_run_stretch` for a backend, with options of this one program that no other code sees."""
-    options = None
-    if backend == "cpu":
-        # Small products outside of YNN's fusions: a seventh off a step of 784-50-10 with jaxlib 0.10.
-        options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-        try:
-            jax.jit(lambda: 0, compiler_options=options).lower().compile()
-        except jax.errors.JaxRuntimeError:  # a jaxlib that no longer has the option
-            options = None
-    static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update", "max_steps")
-    return jax.jit(_run_stretch, static_argnames=static, compiler_options=options)
-
-
-@partial(jax.jit, static_argnames=("metrics",))
-def _evaluate(
-    params: PyTree, x: Array, t: Array, metrics: tuple[tuple[str, Loss], ...]
-) -> dict[str, Float[Array, ""]]:
-    return {name: metric(params, x, t) for name, metric in metrics}
 
 
 def fit(
@@ -305,13 +171,13 @@ def fit(
     >>> round(float(result.params), 3), result.history.loss.shape
     (3.0, (100,))
     """
-    x, t = _check_examples(train, "train")
-    optimizer = _check_optimizer(optimizer)
+    x, t = check_examples(train, "train")
+    optimizer = check_optimizer(optimizer)
     if batches is not None:
-        batches = _check_batches(batches, len(x), steps, batch_size)
+        batches = check_batches(batches, len(x), steps, batch_size)
         steps, batch_size = batches.shape
-    steps = _check_positive_int(STEPS if steps is None else steps, "steps")
-    batch_size = _check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
+    steps = check_positive_int(STEPS if steps is None else steps, "steps")
+    batch_size = check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
     if sampling not in ("replacement", "shuffle"):
         raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
     if metrics is None:
@@ -320,16 +186,16 @@ def fit(
         raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
     parts = {"train": (x, t)}
     if test is not None:
-        parts["test"] = _check_examples(test, "test", x.shape[1:])
-    eval_every = _check_positive_int(
+        parts["test"] = check_examples(test, "test", x.shape[1:])
+    eval_every = check_positive_int(
         max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
     )
-    stretch = None if stretch is None else _check_positive_int(stretch, "stretch")
+    stretch = None if stretch is None else check_positive_int(stretch, "stretch")
     # The batches of one call of the program are drawn at once: not more than a few MB, however large each is.
     interval = min(stretch or steps, eval_every if metrics else steps)
     max_steps = max(1, min(_MAX_STRETCH, steps, interval, _MAX_DRAWN // batch_size))
     run = partial(
-        _stretch_program(jax.default_backend()),
+        stretch_program(jax.default_backend()),
         x=x,
         t=t,
         batches=batches,
@@ -350,14 +216,14 @@ def fit(
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
-    if not _all_finite(state.params):
+    if not all_finite(state.params):
         raise ValueError("params must be finite, got NaN or infinity")
 
     losses: list[np.ndarray] = []
     evaluations: list[tuple[int, Metrics]] = []
     compile_seconds = train_seconds = 0.0
     if resume is not None:
-        state = _check_resumable(resume.state, state, steps, key)
+        state = check_resumable(resume.state, state, steps, key)
         losses.append(resume.history.loss)
         evaluations = _evaluations(resume.history, tuple(metrics), parts)
         compile_seconds, train_seconds = resume.compile_seconds, resume.train_seconds
@@ -402,7 +268,7 @@ def fit(
             measured: Metrics = {"train": {}, "test": {}}
             if metrics and done == next_evaluation:
                 for part, examples in parts.items():
-                    values = _evaluate(state.params, *examples, metrics=tuple(metrics.items()))
+                    values = evaluate(state.params, *examples, metrics=tuple(metrics.items()))
                     measured[part] = {name: value.dtype.type(value) for name, value in values.items()}
                     for name, value in measured[part].items():
                         if np.isnan(value):
@@ -426,29 +292,6 @@ def fit(
     finally:
         bar.close()
     return result()
-
-
-def _check_resumable(
-    found: TrainState, fresh: TrainState, steps: int, key: PRNGKeyArray | None
-) -> TrainState:
-    """Return the state to resume, on the device, or say in what it differs from this run's fresh one."""
-    found = jax.tree.map(jnp.asarray, found)
-    expected, got = (jax.tree_util.tree_leaves_with_path(state) for state in (fresh, found))
-    if str(jax.tree.structure(fresh)) != str(jax.tree.structure(found)):
-        raise ValueError("resume must have this run's params and optimizer, got another structure")
-    for (path, leaf), (_, other) in zip(expected, got, strict=True):
-        if (leaf.shape, leaf.dtype) != (other.shape, other.dtype):
-            raise ValueError(
-                f"resume.state{jax.tree_util.keystr(path)} must be {leaf.dtype}{list(leaf.shape)}, "
-                f"got {other.dtype}{list(other.shape)}"
-            )
-    if found.step > steps:
-        raise ValueError(
-            f"steps must be at least the {found.step} that the run to resume has done, got {steps}"
-        )
-    if key is not None and (jax.random.key_data(key) != jax.random.key_data(found.key)).any():
-        raise ValueError("key must be that of the run to resume, or left out, got another")
-    return found
 
 
 def _evaluations(
@@ -527,68 +370,3 @@ def _blame_batch(
         loss(state.params, x[rows], t[rows])
     except (TypeError, ValueError) as error:
         raise type(error)(f"in the batch of step {step}: {error}") from failure
-
-
-def _check_examples(
-    examples: tuple[ArrayLike, ArrayLike], name: str, shape: tuple[int, ...] | None = None
-) -> tuple[Array, Array]:
-    if not isinstance(examples, (tuple, list)) or len(examples) != 2:
-        raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
-    try:
-        host = [array if isinstance(array, Array) else np.asarray(array) for array in examples]
-        x, t = (jnp.asarray(array) for array in host)
-    except (TypeError, ValueError):  # text, None, rows of different lengths
-        raise TypeError(
-            f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}"
-        ) from None
-    for before, after in zip(host, (x, t), strict=True):
-        if before.size and jnp.issubdtype(after.dtype, jnp.integer):
-            low, high = int(before.min()), int(before.max())
-            limits = jnp.iinfo(after.dtype)
-            if low < limits.min or high > limits.max:
-                raise ValueError(f"{name} must fit into {after.dtype}, got {low}..{high}")
-    if not x.ndim or not t.ndim or len(x) != len(t):
-        raise ValueError(
-            f"{name} must be as many inputs as targets, got shapes {list(x.shape)} and {list(t.shape)}"
-        )
-    if not x.size:
-        raise ValueError(f"{name} must hold at least one example, got inputs of shape {list(x.shape)}")
-    if shape is not None and x.shape[1:] != shape:
-        raise ValueError(
-            f"{name} inputs must have the shape of train inputs, {list(shape)} each, got {list(x.shape[1:])}"
-        )
-    for array, kind in ((x, "inputs"), (t, "targets")):
-        if not _all_finite(array):
-            row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])
-            raise ValueError(f"{name} {kind} must be finite, got NaN or infinity in example {row}")
-    return x, t
-
-
-def _check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
-    if optimizer is None:
-        return _default_optimizer()
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer must be an optax gradient transformation, got {type(optimizer).__name__}")
-    return optimizer
-
-
-def _check_batches(batches: ArrayLike, num_examples: int, steps: int | None, batch_size: int | None) -> Array:
-    host = np.asarray(batches)
-    if not np.issubdtype(host.dtype, np.integer):
-        raise TypeError(f"batches must be integer indices, got {host.dtype}")
-    if host.ndim != 2 or not host.size:
-        raise ValueError(f"batches must have shape [steps, batch] and not be empty, got {list(host.shape)}")
-    if host.min() < 0 or host.max() >= num_examples:
-        raise ValueError(f"batches must index 0..{num_examples - 1}, got {host.min()}..{host.max()}")
-    for name, given, implied in (("steps", steps, host.shape[0]), ("batch_size", batch_size, host.shape[1])):
-        if given not in (None, implied):
-            raise ValueError(f"{name} must be {implied}, as batches has it, or left out, got {given}")
-    return jnp.asarray(host, jnp.int32)
-
-
-def _check_positive_int(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return int(value)

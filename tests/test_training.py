@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxnet
-from jaxnet import network, training
+from jaxnet import _steps, network, training
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
 T = np.random.default_rng(1).integers(3, size=60).astype(np.int32)
@@ -107,7 +107,7 @@ def test_one_compilation_serves_all_stretches_and_the_next_run():
         traces += 1
         return network.loss(params, x, t)
 
-    program = training._stretch_program(jax.default_backend())
+    program = _steps.stretch_program(jax.default_backend())
     compiled = program._cache_size()
     fit(loss=loss, steps=12, stretch=6)  # two stretches of equal length
     assert program._cache_size() == compiled + 1
