@@ -1,6 +1,7 @@
 """What `fit` and `fit_many` check of their arguments before anything is computed."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,91 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
-from jaxnet._steps import TrainState, all_finite, default_optimizer
+from jaxnet._steps import BATCH_SIZE, STEPS, Loss, Sampling, TrainState, all_finite, default_optimizer
 
 PyTree = Any
+
+
+class Task(NamedTuple):
+    """What `fit` and `fit_many` are asked to do, checked and with its defaults."""
+
+    parts: dict[str, tuple[Array, Array]]
+    batches: Array | None
+    steps: int
+    batch_size: int
+    metrics: Mapping[str, Loss]
+    eval_every: int | None
+    """None where nothing is evaluated."""
+
+
+def check_task(
+    loss: Loss,
+    parts: dict[str, Any],
+    *,
+    batches: ArrayLike | None,
+    steps: int | None,
+    batch_size: int | None,
+    sampling: str,
+    metrics: Mapping[str, Loss] | None,
+    eval_every: int | None,
+) -> Task:
+    """Return the checked task; parts: train first, the others None where not given."""
+    x, t = check_examples(parts["train"], "train")
+    checked = {"train": (x, t)}
+    if batches is not None:
+        batches = check_batches(batches, len(x), steps, batch_size)
+        steps, batch_size = batches.shape
+    steps = check_positive_int(STEPS if steps is None else steps, "steps")
+    batch_size = check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
+    for name, examples in parts.items():
+        if name != "train" and examples is not None:
+            checked[name] = check_examples(examples, name, x.shape[1:])
+    if metrics is None:
+        metrics = {} if len(checked) == 1 else {"loss": loss}
+    elif not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
+    eval_every = check_positive_int(
+        max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
+    )
+    return Task(checked, batches, steps, batch_size, metrics, eval_every if metrics else None)
+
+
+def check_params(params: PyTree) -> None:
+    """Refuse params that are not floating-point or not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
+    if not all_finite(params):
+        raise ValueError("params must be finite, got NaN or infinity")
+
+
+def check_metrics(task: Task, params: PyTree) -> None:
+    """Refuse metrics that do not return a scalar; params: arrays or their shapes and dtypes."""
+    for name, metric in task.metrics.items():
+        for examples in task.parts.values():
+            value = jax.eval_shape(metric, params, *examples)
+            if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
+                got = getattr(value, "shape", type(value).__name__)
+                raise TypeError(f"the metric {name!r} must return a scalar, got {got}")
+
+
+def check_early_stopping(stopping: Any, task: Task) -> None:
+    """Refuse an `EarlyStopping` that the task's evaluations cannot serve."""
+    for name, allowed in (
+        ("part", list(task.parts)),
+        ("metric", list(task.metrics)),
+        ("mode", ["min", "max"]),
+    ):
+        got = getattr(stopping, name)
+        if got not in allowed:
+            raise ValueError(f"early_stopping.{name} must be one of {allowed}, got {got!r}")
+    check_positive_int(stopping.patience, "early_stopping.patience")
+    if not 0 <= stopping.min_delta < float("inf"):
+        raise ValueError(
+            f"early_stopping.min_delta must be finite and not negative, got {stopping.min_delta}"
+        )
 
 
 def check_examples(

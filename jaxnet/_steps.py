@@ -18,6 +18,10 @@ Loss = Callable[[PyTree, Array, Array], Array]
 Sampling = Literal["replacement", "shuffle"]
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
+_MAX_STRETCH = 1000  # steps
+_MAX_DRAWN = 2**20  # examples
+_FIRST_STRETCH = 20  # steps, while their pace is unknown
+_STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
 
 
 class TrainState(NamedTuple):
@@ -61,13 +65,19 @@ def train_step(
     >>> value, state.params
     (Array(1., dtype=float32), Array(0.2, dtype=float32))
     """
-    optimizer = default_optimizer() if optimizer is None else optimizer
+    return update(state, x, t, loss=loss, optimizer=default_optimizer() if optimizer is None else optimizer)
+
+
+def update(
+    state: TrainState, x: ArrayLike, t: ArrayLike, *, loss: Loss, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Return what `train_step` does, not compiled by itself."""
     value, grads = jax.value_and_grad(loss)(state.params, x, t)
     x, t = jnp.asarray(x), jnp.asarray(t)
     # Line searches and plateau schedules ask for more than the gradient; the others do not mind.
     extra = {"value": value, "grad": grads, "value_fn": lambda params: loss(params, x, t)}
-    update = optax.with_extra_args_support(optimizer).update
-    updates, opt_state = update(grads, state.opt_state, state.params, **extra)
+    transform = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = transform(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1, state.key), value
 
@@ -159,8 +169,8 @@ def run_stretch(
 
 
 @cache
-def stretch_program(backend: str) -> Callable[..., tuple[TrainState, Array, Array]]:
-    """Compile `run_stretch` for a backend, with options of this one program that no other code sees."""
+def compiler_options(backend: str) -> dict[str, str] | None:
+    """Return options for a program that trains, which no other code of the process sees."""
     options = None
     if backend == "cpu":
         # Small products outside of YNN's fusions: a seventh off a step of 784-50-10 with jaxlib 0.10.
@@ -169,8 +179,14 @@ def stretch_program(backend: str) -> Callable[..., tuple[TrainState, Array, Arra
             jax.jit(lambda: 0, compiler_options=options).lower().compile()
         except jax.errors.JaxRuntimeError:  # a jaxlib that no longer has the option
             options = None
+    return options
+
+
+@cache
+def stretch_program(backend: str) -> Callable[..., tuple[TrainState, Array, Array]]:
+    """Compile `run_stretch` for a backend."""
     static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update", "max_steps")
-    return jax.jit(run_stretch, static_argnames=static, compiler_options=options)
+    return jax.jit(run_stretch, static_argnames=static, compiler_options=compiler_options(backend))
 
 
 @partial(jax.jit, static_argnames=("metrics",))
@@ -178,3 +194,36 @@ def evaluate(
     params: PyTree, x: Array, t: Array, metrics: tuple[tuple[str, Loss], ...]
 ) -> dict[str, Float[Array, ""]]:
     return {name: metric(params, x, t) for name, metric in metrics}
+
+
+class Cut(NamedTuple):
+    """The next steps to run in one go, and what comes after them."""
+
+    num_steps: int
+    evaluates: bool
+    ends: bool
+    """A stretch that callbacks are told of ends here."""
+
+
+def next_cut(
+    done: int, pace: float, *, steps: int, max_steps: int, eval_every: int | None, stretch: int | None
+) -> Cut:
+    """Return how far to go from `done` steps, at a pace in seconds per step (0: unknown).
+
+    eval_every: None where nothing is evaluated.
+    """
+    next_evaluation = steps if eval_every is None else done + 1 + -done % eval_every
+    boundary = steps if stretch is None else done + stretch - done % stretch
+    patience = int(_STRETCH_SECONDS / pace) if pace else _FIRST_STRETCH
+    num_steps = max(1, min(max_steps, next_evaluation - done, boundary - done, steps - done, patience))
+    end = done + num_steps
+    evaluates = eval_every is not None and end == next_evaluation
+    return Cut(num_steps, evaluates, stretch is None or end in (boundary, next_evaluation, steps))
+
+
+def longest_cut(batch_size: int, *intervals: int | None) -> int:
+    """Return how many steps one call of a program has room for.
+
+    Its batches are drawn at once: not more than a few MB, however large each is.
+    """
+    return max(1, min(_MAX_STRETCH, _MAX_DRAWN // batch_size, *(i for i in intervals if i is not None)))

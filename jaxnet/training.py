@@ -7,7 +7,7 @@ that a run does not depend on how it is cut into stretches.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,16 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
-from jaxnet._checks import check_batches, check_examples, check_optimizer, check_positive_int, check_resumable
+from jaxnet._checks import (
+    Task,
+    check_early_stopping,
+    check_metrics,
+    check_optimizer,
+    check_params,
+    check_positive_int,
+    check_resumable,
+    check_task,
+)
 from jaxnet._steps import (
     BATCH_SIZE,
     LEARNING_RATE,
@@ -26,10 +35,11 @@ from jaxnet._steps import (
     PyTree,
     Sampling,
     TrainState,
-    all_finite,
     draw_batches,
     evaluate,
     init_state,
+    longest_cut,
+    next_cut,
     stretch_program,
     train_step,
 )
@@ -38,6 +48,8 @@ __all__ = [
     "BATCH_SIZE",
     "LEARNING_RATE",
     "STEPS",
+    "Best",
+    "EarlyStopping",
     "FitResult",
     "History",
     "NonFiniteError",
@@ -49,12 +61,8 @@ __all__ = [
     "train_step",
 ]
 
-Metrics = dict[str, dict[str, np.floating]]  # of "train" and "test", by name
-
-_MAX_STRETCH = 1000  # steps
-_MAX_DRAWN = 2**20  # examples
-_FIRST_STRETCH = 20  # steps, while their pace is unknown
-_STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
+Part = Literal["train", "validation", "test"]
+Metrics = dict[str, dict[str, np.floating]]  # of each part, by name
 
 
 class History(NamedTuple):
@@ -66,6 +74,30 @@ class History(NamedTuple):
     """The steps (from 0) right after whose update the metrics were taken."""
     train: dict[str, Float[np.ndarray, " evals"]]
     test: dict[str, Float[np.ndarray, " evals"]]
+    validation: dict[str, Float[np.ndarray, " evals"]] = {}  # noqa: RUF012  nobody writes into it
+
+
+class EarlyStopping(NamedTuple):
+    """When to end a run that no longer gets better: after `patience` evaluations in a row without a gain.
+
+    A gain is a metric below (mode "min") or above ("max") the best so far by more than min_delta; NaN is
+    none. `metric` is a name among the metrics of `fit`, measured on `part`.
+    """
+
+    metric: str = "loss"
+    part: Part = "validation"
+    patience: int = 5
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+
+
+class Best(NamedTuple):
+    """The best evaluation of a run with early stopping."""
+
+    step: int
+    """The step (from 0) right after whose update it was."""
+    value: np.floating
+    params: PyTree
 
 
 class FitResult(NamedTuple):
@@ -78,11 +110,14 @@ class FitResult(NamedTuple):
     compile_seconds: float
     train_seconds: float
     """Compilation and evaluation apart."""
+    best: Best | None = None
+    """With early stopping, the best evaluation so far."""
+    stopped_early: bool = False
 
     @property
     def params(self) -> PyTree:
-        """The parameters after the last step."""
-        return self.state.params
+        """The parameters after the last step, or with early stopping the best ones."""
+        return self.state.params if self.best is None else self.best.params
 
 
 class Stretch(NamedTuple):
@@ -95,6 +130,7 @@ class Stretch(NamedTuple):
     """The metrics taken at its end; empty between two evaluations."""
     test: dict[str, np.floating]
     seconds: float
+    validation: dict[str, np.floating] = {}  # noqa: RUF012  nobody writes into it
 
 
 class NonFiniteError(FloatingPointError):
@@ -117,6 +153,7 @@ def fit(
     train: tuple[Num[ArrayLike, "n ..."], Num[ArrayLike, "n ..."]],
     *,
     test: tuple[Num[ArrayLike, "m ..."], Num[ArrayLike, "m ..."]] | None = None,
+    validation: tuple[Num[ArrayLike, "v ..."], Num[ArrayLike, "v ..."]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -125,6 +162,7 @@ def fit(
     batches: Int[ArrayLike, "steps batch"] | None = None,
     metrics: Mapping[str, Loss] | None = None,
     eval_every: int | None = None,
+    early_stopping: EarlyStopping | None = None,
     loss_after_update: bool = False,
     callbacks: Sequence[Callable[[Stretch], object]] = (),
     stretch: int | None = None,
@@ -133,16 +171,19 @@ def fit(
 ) -> FitResult:
     """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
 
-    loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test: `(x, t)`, examples on the first
-    axis. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000; key: `jax.random.key(0)`: the
-    source's (4.3).
+    loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test, validation: `(x, t)`, examples
+    on the first axis. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000; key:
+    `jax.random.key(0)`: the source's (4.3).
 
     sampling: how `draw_batches` draws each batch; or batches: explicit indices [steps, batch] into train,
     which also set steps and batch_size.
 
-    metrics: pure functions like the loss, by name, evaluated on the whole of train and test right after the
+    metrics: pure functions like the loss, by name, evaluated on the whole of each part right after the
     update of every step i with `i % eval_every == 0`; eval_every: once per epoch, `max(n // batch_size, 1)`,
-    as the source (4.4). Without metrics nothing is evaluated, or the loss if there is a test set.
+    as the source (4.4). Without metrics nothing is evaluated, or the loss if there is a test or validation
+    set.
+
+    early_stopping: ends the run when a metric no longer gets better; the result's params are then the best.
 
     loss_after_update: record the loss of each batch after its update, as the source does, which costs another
     forward pass; by default it is recorded before.
@@ -171,54 +212,39 @@ def fit(
     >>> round(float(result.params), 3), result.history.loss.shape
     (3.0, (100,))
     """
-    x, t = check_examples(train, "train")
-    optimizer = check_optimizer(optimizer)
-    if batches is not None:
-        batches = check_batches(batches, len(x), steps, batch_size)
-        steps, batch_size = batches.shape
-    steps = check_positive_int(STEPS if steps is None else steps, "steps")
-    batch_size = check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
-    if sampling not in ("replacement", "shuffle"):
-        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
-    if metrics is None:
-        metrics = {} if test is None else {"loss": loss}
-    elif not isinstance(metrics, Mapping):
-        raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
-    parts = {"train": (x, t)}
-    if test is not None:
-        parts["test"] = check_examples(test, "test", x.shape[1:])
-    eval_every = check_positive_int(
-        max(len(x) // batch_size, 1) if eval_every is None else eval_every, "eval_every"
+    task = check_task(
+        loss,
+        {"train": train, "validation": validation, "test": test},
+        batches=batches,
+        steps=steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        metrics=metrics,
+        eval_every=eval_every,
     )
+    parts, steps, metrics = task.parts, task.steps, task.metrics
+    optimizer = check_optimizer(optimizer)
     stretch = None if stretch is None else check_positive_int(stretch, "stretch")
-    # The batches of one call of the program are drawn at once: not more than a few MB, however large each is.
-    interval = min(stretch or steps, eval_every if metrics else steps)
-    max_steps = max(1, min(_MAX_STRETCH, steps, interval, _MAX_DRAWN // batch_size))
+    if early_stopping is not None:
+        check_early_stopping(early_stopping, task)
+    max_steps = longest_cut(task.batch_size, steps, stretch, task.eval_every)
     run = partial(
         stretch_program(jax.default_backend()),
-        x=x,
-        t=t,
-        batches=batches,
+        x=parts["train"][0],
+        t=parts["train"][1],
+        batches=task.batches,
         loss=loss,
         optimizer=optimizer,
-        batch_size=batch_size,
+        batch_size=task.batch_size,
         sampling=sampling,
         loss_after_update=loss_after_update,
         max_steps=max_steps,
     )
     state = init_state(params, optimizer, key)
-    for name, metric in metrics.items():
-        for examples in parts.values():
-            value = jax.eval_shape(metric, state.params, *examples)
-            if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
-                got = getattr(value, "shape", type(value).__name__)
-                raise TypeError(f"the metric {name!r} must return a scalar, got {got}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
-    if not all_finite(state.params):
-        raise ValueError("params must be finite, got NaN or infinity")
+    check_metrics(task, state.params)
+    check_params(state.params)
 
+    best: Best | None = None
     losses: list[np.ndarray] = []
     evaluations: list[tuple[int, Metrics]] = []
     compile_seconds = train_seconds = 0.0
@@ -227,12 +253,21 @@ def fit(
         losses.append(resume.history.loss)
         evaluations = _evaluations(resume.history, tuple(metrics), parts)
         compile_seconds, train_seconds = resume.compile_seconds, resume.train_seconds
+        if early_stopping is not None:
+            best = _resumed_best(resume.best, evaluations, early_stopping)
     done, pace = int(state.step), 0.0
+    # One name, so that an interrupt sees either the old pair or the new one.
+    reached = state, best
+
+    def stops() -> bool:
+        return early_stopping is not None and _best_step(evaluations, early_stopping)[1]
 
     def result(interrupted: bool = False) -> FitResult:
+        state, best = reached
         # An interrupt may have come between the recording of a stretch and its state: the state decides.
         history = _history(losses, evaluations, parts, tuple(metrics), int(state.step))
-        return FitResult(state, history, interrupted, compile_seconds, train_seconds)
+        stopped = not interrupted and stops()
+        return FitResult(state, history, interrupted, compile_seconds, train_seconds, best, stopped)
 
     from tqdm import tqdm
 
@@ -242,47 +277,51 @@ def fit(
         jax.block_until_ready(run(state, jnp.int32(0)))
         compile_seconds += time.perf_counter() - start
         recorded, stretch_seconds = len(losses), 0.0
-        while done < steps:
-            next_evaluation = done + 1 + -done % eval_every if metrics else steps
-            patience = int(_STRETCH_SECONDS / pace) if pace else _FIRST_STRETCH
-            boundary = steps if stretch is None else done + stretch - done % stretch
-            num_steps = max(
-                1, min(max_steps, next_evaluation - done, boundary - done, steps - done, patience)
+        shown: dict[str, str] = {}
+        while done < steps and not stops():
+            cut = next_cut(
+                done, pace, steps=steps, max_steps=max_steps, eval_every=task.eval_every, stretch=stretch
             )
             start = time.perf_counter()
-            new_state, new_losses, finite = run(state, jnp.int32(num_steps))
-            host_losses = np.asarray(new_losses)[:num_steps]
+            new_state, new_losses, finite = run(state, jnp.int32(cut.num_steps))
+            host_losses = np.asarray(new_losses)[: cut.num_steps]
             seconds = time.perf_counter() - start
             if not (finite and np.isfinite(host_losses).all()):
                 num_steps, state, what = _last_finite(run, state, host_losses)
                 losses.append(host_losses[:num_steps])
+                reached = state, best
                 failure = NonFiniteError(what, done + num_steps, result())
-                _blame_batch(failure, loss, x, t, batches, batch_size, sampling)
+                _blame_batch(failure, loss, task, sampling)
                 raise failure
             train_seconds += seconds
             stretch_seconds += seconds
-            pace = seconds / num_steps
+            pace = seconds / cut.num_steps
             losses.append(host_losses)
-            state = new_state
-            done += num_steps
-            measured: Metrics = {"train": {}, "test": {}}
-            if metrics and done == next_evaluation:
-                for part, examples in parts.items():
-                    values = evaluate(state.params, *examples, metrics=tuple(metrics.items()))
-                    measured[part] = {name: value.dtype.type(value) for name, value in values.items()}
-                    for name, value in measured[part].items():
-                        if np.isnan(value):
-                            metrics[name](state.params, *examples)  # not compiled, it can say what is wrong
+            done += cut.num_steps
+            measured: Metrics = {}
+            if cut.evaluates:
+                measured = _measure(new_state.params, task)
                 evaluations.append((done - 1, measured))
-            bar.update(num_steps)
-            bar.set_postfix(loss=f"{host_losses[-1]:.4g}", refresh=False)
-            if stretch is None or done in (boundary, next_evaluation, steps):
+                if early_stopping is not None and _best_step(evaluations, early_stopping)[0] == done - 1:
+                    value = measured[early_stopping.part][early_stopping.metric]
+                    best = Best(done - 1, value, new_state.params)
+                shown = {
+                    f"{part} {name}": f"{value:.4g}"
+                    for part in measured
+                    for name, value in measured[part].items()
+                }
+            state = new_state
+            reached = state, best
+            bar.update(cut.num_steps)
+            bar.set_postfix({"loss": f"{host_losses[-1]:.4g}"} | shown, refresh=False)
+            if cut.ends:
                 told = Stretch(
                     state,
                     np.concatenate(losses[recorded:]),
-                    measured["train"],
-                    measured["test"],
+                    measured.get("train", {}),
+                    measured.get("test", {}),
                     stretch_seconds,
+                    measured.get("validation", {}),
                 )
                 recorded, stretch_seconds = len(losses), 0.0
                 for callback in callbacks:
@@ -294,11 +333,52 @@ def fit(
     return result()
 
 
+def _measure(params: PyTree, task: Task) -> Metrics:
+    """Return every metric on every part."""
+    measured: Metrics = {}
+    for part, examples in task.parts.items():
+        values = evaluate(params, *examples, metrics=tuple(task.metrics.items()))
+        measured[part] = {name: value.dtype.type(value) for name, value in values.items()}
+        for name, value in measured[part].items():
+            if np.isnan(value):
+                task.metrics[name](params, *examples)  # not compiled, it can say what is wrong
+    return measured
+
+
+def _best_step(
+    evaluations: Sequence[tuple[int, Metrics]], stopping: EarlyStopping
+) -> tuple[int | None, bool]:
+    """Return the step of the best evaluation, if any, and whether the run has gone on long enough since."""
+    best, best_step, waited = None, None, 0
+    sign = 1 if stopping.mode == "min" else -1
+    for step, measured in evaluations:
+        value = sign * float(measured[stopping.part][stopping.metric])
+        if not np.isnan(value) and (best is None or value < best - stopping.min_delta):
+            best, best_step, waited = value, step, 0
+        else:
+            waited += 1
+    return best_step, waited >= stopping.patience
+
+
+def _resumed_best(
+    best: Best | None, evaluations: Sequence[tuple[int, Metrics]], stopping: EarlyStopping
+) -> Best | None:
+    """Return the best evaluation of the run to resume, or say that it is not this early stopping's."""
+    expected, got = _best_step(evaluations, stopping)[0], None if best is None else best.step
+    if got != expected:
+        raise ValueError(
+            f"resume must be of a run with this early stopping, whose best evaluation is after step "
+            f"{expected}, got {'no best' if got is None else got}"
+        )
+    return best
+
+
 def _evaluations(
     history: History, names: tuple[str, ...], parts: Mapping[str, object]
 ) -> list[tuple[int, Metrics]]:
     """Return the evaluations that `_history` made a history of."""
-    found: dict[str, dict[str, np.ndarray]] = {"train": history.train, "test": history.test}
+    found: dict[str, dict[str, np.ndarray]]
+    found = {"train": history.train, "validation": history.validation, "test": history.test}
     expected = {part: names if part in parts else () for part in found}
     for part, curves in found.items():
         if tuple(curves) != expected[part]:
@@ -306,7 +386,7 @@ def _evaluations(
                 f"resume must hold the {part} metrics {list(expected[part])}, got {list(curves)}"
             )
     return [
-        (int(step), {part: {name: curves[name][i] for name in curves} for part, curves in found.items()})
+        (int(step), {part: {name: found[part][name][i] for name in names} for part in parts})
         for i, step in enumerate(history.eval_step)
     ]
 
@@ -326,7 +406,8 @@ def _history(
         }
 
     loss = np.concatenate(losses)[:steps] if losses else np.zeros(0, np.float32)
-    return History(loss, np.array([step for step, _ in kept], int), curves("train"), curves("test"))
+    eval_step = np.array([step for step, _ in kept], int)
+    return History(loss, eval_step, curves("train"), curves("test"), curves("validation"))
 
 
 def _last_finite(
@@ -351,21 +432,13 @@ def _last_finite(
     return good, state, what
 
 
-def _blame_batch(
-    failure: NonFiniteError,
-    loss: Loss,
-    x: Array,
-    t: Array,
-    batches: Array | None,
-    batch_size: int,
-    sampling: Sampling,
-) -> None:
+def _blame_batch(failure: NonFiniteError, loss: Loss, task: Task, sampling: Sampling) -> None:
     """Raise what the loss, given values instead of tracers, finds wrong with the batch that failed."""
-    state, step = failure.result.state, failure.step
-    if batches is None:
-        rows = draw_batches(state.key, step, 1, batch_size, len(x), sampling)[0]
+    state, step, (x, t) = failure.result.state, failure.step, task.parts["train"]
+    if task.batches is None:
+        rows = draw_batches(state.key, step, 1, task.batch_size, len(x), sampling)[0]
     else:
-        rows = batches[step]
+        rows = task.batches[step]
     try:
         loss(state.params, x[rows], t[rows])
     except (TypeError, ValueError) as error:
