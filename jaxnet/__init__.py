@@ -1,6 +1,6 @@
 """Small networks with gradients you can trust, in pure-functional JAX."""
 
-from jaxnet import datasets, network, plots, training
+from jaxnet import checkpoints, datasets, network, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
 from jaxnet.differentiation import gradient_descent, numerical_diff, numerical_gradient, tangent_line
 from jaxnet.losses import (
@@ -15,6 +15,7 @@ from jaxnet.training import fit, train_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "checkpoints",
     "cross_entropy_error",
     "cross_entropy_error0",
     "cross_entropy_label",

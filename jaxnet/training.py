@@ -131,6 +131,8 @@ class Stretch(NamedTuple):
     test: dict[str, np.floating]
     seconds: float
     validation: dict[str, np.floating] = {}  # noqa: RUF012  nobody writes into it
+    best: Best | None = None
+    """With early stopping, the best evaluation so far."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -322,6 +324,7 @@ def fit(
                     measured.get("test", {}),
                     stretch_seconds,
                     measured.get("validation", {}),
+                    best,
                 )
                 recorded, stretch_seconds = len(losses), 0.0
                 for callback in callbacks:
