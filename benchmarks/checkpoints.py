@@ -13,7 +13,7 @@ from jaxnet import checkpoints, datasets, fit, network
 def overhead(
     rounds: int = 5, every: int = 600, best: str | None = "test_accuracy"
 ) -> list[tuple[float, float]]:
-    """Return the seconds of the run without and with checkpoints, in pairs of one process, order alternating."""
+    """Return the seconds of the run without and with checkpoints, in pairs, their order alternating."""
     train, test = datasets.load("mnist")
     init_key, key = jax.random.split(jax.random.key(0))
     params = network.init(init_key, (784, 50, 10))
@@ -53,7 +53,7 @@ def overhead(
 
 
 if __name__ == "__main__":
-    pairs = overhead(*map(int, sys.argv[1:]))
+    pairs = overhead(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
     for without, with_ in pairs:
         print(f"{without:.3f} s without, {with_:.3f} s with checkpoints: {with_ / without - 1:+.1%}")
     print(f"median {statistics.median(with_ / without - 1 for without, with_ in pairs):+.1%}")

@@ -105,9 +105,9 @@ class Checkpointer:
 
     >>> import tempfile
     >>> from jaxnet import fit, training
-    >>> square, data = lambda w, x, t: jnp.mean((w * x - t) ** 2), (np.ones(8), np.full(8, 3.0))
+    >>> square, data = lambda w, x, t: ((w * x - t) ** 2).mean(), (np.ones(8), np.full(8, 3.0))
     >>> def run(folder, steps):
-    ...     start = training.init_state(jnp.array(0.0))
+    ...     start = training.init_state(np.float32(0))
     ...     with Checkpointer(folder, every=20) as saver:
     ...         result = fit(square, start.params, data, batch_size=4, steps=steps, stretch=20,
     ...                      callbacks=[saver], resume=saver.restore(start))

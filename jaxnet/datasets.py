@@ -30,6 +30,7 @@ import numpy as np
 __all__ = [
     "CLASS_NAMES",
     "Split",
+    "input_scale",
     "load",
     "load_digits",
     "load_fashion_mnist",
@@ -138,6 +139,22 @@ def load(
     if is_npz:
         return load_npz(name, normalize=normalize, one_hot_label=one_hot_label)
     return load_digits(normalize=normalize, one_hot_label=one_hot_label)
+
+
+def input_scale(name_or_path: _Path) -> float:
+    """Return what `load` multiplies the raw inputs of a dataset by, such as 1/255 for bytes.
+
+    Raises what `load` raises for an `.npz` file that cannot be read.
+
+    >>> input_scale("digits")
+    0.0625
+    """
+    name = os.fspath(name_or_path)
+    if name == "digits":
+        return 1 / 16
+    if name in _SOURCES or _read_npz(Path(name).expanduser())["x_train"].dtype == np.uint8:
+        return 1 / 255
+    return 1.0
 
 
 def load_digits(*, normalize: bool = True, one_hot_label: bool = False) -> Split:

@@ -1,22 +1,19 @@
 """The command `jaxnet train`."""
 
 import argparse
-import csv
-import json
 import platform
-import time
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import optax
 
-from jaxnet import network, plots, training
+from jaxnet import checkpoints, datasets, network, plots, training
 from jaxnet.activations import ACTIVATIONS
+from jaxnet.cli import run_folder
 from jaxnet.cli.options import Add, load, number, whole
 
 HELP = "Train a network; the defaults are the source's run (4.4)."
@@ -44,6 +41,10 @@ def add_options(add: Add) -> None:
     out = "the run folder; by default runs/DATA-DATE-TIME"
     add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
     add("--overwrite", action="store_true", help="write over the run that the folder holds")
+    resume = "continue the run that --out holds, with its options, up to --steps in all"
+    add("--resume", action="store_true", help=resume)
+    checkpoint = "steps between two checkpoints, from which a run can be resumed"
+    add("--checkpoint-every", type=whole, default=1000, metavar="N", help=checkpoint)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,25 +54,28 @@ def run(options: argparse.Namespace) -> int:
     weight_std = getattr(options, "weight_std", 0.01 if len(options.hidden) == 1 else None)
     (train, test), classes = load(options.data)
     sizes = (train[0].shape[1], *options.hidden, classes)
-    folder = _run_folder(options)
+    folder = run_folder.path(options)
     packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
-    configuration = {
-        "data": options.data,
-        "train_examples": len(train[0]),
-        "test_examples": len(test[0]),
-        "sizes": sizes,
-        "activation": options.activation,
-        "weight_std": weight_std,
-        "optimizer": options.optimizer,
-        "learning_rate": learning_rate,
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "sampling": options.sampling,
-        "seed": options.seed,
-        "device": str(jax.devices()[0]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-    }
-    _write_json(folder / "config.json", configuration)
+    configuration = run_folder.configuration(
+        options,
+        (train, test),
+        data=options.data,
+        train_examples=len(train[0]),
+        test_examples=len(test[0]),
+        sizes=sizes,
+        activation=options.activation,
+        weight_std=weight_std,
+        optimizer=options.optimizer,
+        learning_rate=learning_rate,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        sampling=options.sampling,
+        seed=options.seed,
+        eval_every=getattr(options, "eval_every", None),
+        checkpoint_every=options.checkpoint_every,
+        device=str(jax.devices()[0]),
+        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+    )
 
     from tqdm import tqdm
 
@@ -82,34 +86,56 @@ def run(options: argparse.Namespace) -> int:
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     accuracy = partial(network.accuracy, activation=options.activation)
     failure: training.NonFiniteError | None = None
-    try:
-        result = training.fit(
-            partial(network.loss, activation=options.activation),
-            network.init(init_key, sizes, weight_std=weight_std),
-            train,
-            test=test,
-            optimizer=factory(learning_rate),
-            batch_size=options.batch_size,
-            steps=options.steps,
-            key=batch_key,
-            sampling=options.sampling,
-            metrics={"accuracy": accuracy},
-            eval_every=getattr(options, "eval_every", None),
-            callbacks=[print_accuracies],
+    params, optimizer = network.init(init_key, sizes, weight_std=weight_std), factory(learning_rate)
+    every = options.checkpoint_every
+    with checkpoints.Checkpointer(
+        folder, every=every, best="test_accuracy", overwrite=options.overwrite
+    ) as saver:
+        run_folder.check(folder, options, configuration)
+        run_folder.clear(folder, options)
+        resume = saver.restore(training.init_state(params, optimizer, batch_key))
+        run_folder.write_config(folder, configuration)
+        if options.resume:
+            at = "nothing to resume" if resume is None else f"resumed after {resume.state.step} steps"
+            print(f"{folder}: {at}", file=sys.stderr)
+        try:
+            result = training.fit(
+                partial(network.loss, activation=options.activation),
+                params,
+                train,
+                test=test,
+                optimizer=optimizer,
+                batch_size=options.batch_size,
+                steps=options.steps,
+                key=batch_key,
+                sampling=options.sampling,
+                metrics={"accuracy": accuracy},
+                eval_every=getattr(options, "eval_every", None),
+                callbacks=[print_accuracies, saver],
+                stretch=every,
+                resume=resume,
+            )
+        except training.NonFiniteError as error:
+            failure, result = error, error.result
+        saver.save(result)
+        steps, seconds = len(result.history.loss), result.train_seconds
+        summary = {
+            "steps": steps,
+            "interrupted": result.interrupted,
+            "test_accuracy": float(accuracy(result.params, *test)),
+            "steps_per_second": steps / seconds if steps else 0.0,
+            "train_seconds": seconds,
+            "compile_seconds": result.compile_seconds,
+        }
+        checkpoints.save_params(
+            folder / "params.safetensors",
+            result.params,
+            activation=options.activation,
+            input_scale=datasets.input_scale(options.data),
+            class_names=datasets.CLASS_NAMES.get(options.data),
         )
-    except training.NonFiniteError as error:
-        failure, result = error, error.result
-
-    steps, seconds = len(result.history.loss), result.train_seconds
-    summary = {
-        "steps": steps,
-        "interrupted": result.interrupted,
-        "test_accuracy": float(accuracy(result.params, *test)),
-        "steps_per_second": steps / seconds if steps else 0.0,
-        "train_seconds": seconds,
-        "compile_seconds": result.compile_seconds,
-    }
-    _write_run(folder, result, summary, len(train[0]) / options.batch_size)
+        _plot(folder, result.history, len(train[0]) / options.batch_size)
+        run_folder.write_summary(folder, summary)
     print(
         f"{'-'.join(map(str, sizes))}, {options.optimizer} at {learning_rate:g}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}: test accuracy {summary['test_accuracy']:.4f}\n"
@@ -122,41 +148,8 @@ def run(options: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-def _run_folder(options: argparse.Namespace) -> Path:
-    """Return the run folder, made and seen to be writable before anything is computed."""
-    default = Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder: Path = getattr(options, "out", default)
-    try:
-        if (folder / "summary.json").exists() and not options.overwrite:
-            raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").touch()
-    except OSError as error:
-        raise ValueError(
-            f"--out must be a folder that can be written, got {folder}: {error.strerror}"
-        ) from None
-    return folder
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _write_run(folder: Path, result: training.FitResult, summary: dict, steps_per_epoch: float) -> None:
-    history = result.history
-    steps, train, test = history.eval_step, history.train["accuracy"], history.test["accuracy"]
-    evaluations = {step: pair for step, *pair in zip(steps.tolist(), train, test, strict=True)}
-    with (folder / "history.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("step", "loss", "train_accuracy", "test_accuracy"))
-        for step, loss in enumerate(history.loss):
-            writer.writerow((step, loss, *evaluations.get(step, ("", ""))))
-    arrays: dict[str, Any] = {
-        f"{index}.{name}": np.asarray(value)
-        for index, layer in enumerate(result.params)
-        for name, value in layer._asdict().items()
-    }
-    np.savez(folder / "params.npz", **arrays)
+def _plot(folder: Path, history: training.History, steps_per_epoch: float) -> None:
+    train, test = history.train["accuracy"], history.test["accuracy"]
     plots.loss_curve(history.loss).savefig(folder / "loss.png", dpi=150)
-    plots.accuracy_curves(steps / steps_per_epoch, train, test).savefig(folder / "accuracy.png", dpi=150)
-    _write_json(folder / "summary.json", summary)
+    curves = plots.accuracy_curves(history.eval_step / steps_per_epoch, train, test)
+    curves.savefig(folder / "accuracy.png", dpi=150)
