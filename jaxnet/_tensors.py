@@ -16,6 +16,7 @@ from jaxnet import network
 
 PyTree = Any
 Arrays = dict[str, np.ndarray]
+_KEY = "jaxnet"
 
 # What safetensors.numpy writes but, without bfloat16 and float8, does not read.
 _DTYPES = {
@@ -84,9 +85,9 @@ def pack(arrays: Arrays, metadata: dict[str, Any]) -> bytes:
     from safetensors.numpy import save
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    texts = {key: json.dumps(value) for key, value in metadata.items()}
+    content = {"checksum": _digest(arrays, metadata)} | metadata
     try:
-        return save(arrays, texts | {"checksum": _digest(arrays, texts)})
+        return save(arrays, {_KEY: json.dumps(content)})  # under one key: several would come in any order
     except (safetensors.SafetensorError, KeyError):
         kinds = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"expected dtypes that safetensors has, got {kinds}") from None
@@ -98,7 +99,8 @@ def unpack(data: bytes, source: str) -> tuple[Arrays, dict[str, Any]]:
 
     try:
         found = safetensors.deserialize(data)
-        texts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
         arrays = {
             name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
             for name, view in found
@@ -107,18 +109,18 @@ def unpack(data: bytes, source: str) -> tuple[Arrays, dict[str, Any]]:
         raise ValueError(
             f"{source}: expected a safetensors file, got a damaged one or another ({error})"
         ) from None
-    digest = texts.pop("checksum", None)
-    if digest is None:
+    if "checksum" not in metadata:
         raise ValueError(f"{source}: expected a file that jaxnet saved, got one without its checksum")
-    if digest != _digest(arrays, texts):
-        raise ValueError(f"{source}: expected checksum {digest}, got another: the file is damaged")
-    return arrays, {key: json.loads(text) for key, text in texts.items()}
+    checksum = metadata.pop("checksum")
+    if checksum != _digest(arrays, metadata):
+        raise ValueError(f"{source}: expected checksum {checksum}, got another: the file is damaged")
+    return arrays, metadata
 
 
-def _digest(arrays: Arrays, texts: dict[str, str]) -> str:
+def _digest(arrays: Arrays, metadata: dict[str, Any]) -> str:
     names = sorted(arrays)
     described = [[name, str(arrays[name].dtype), arrays[name].shape] for name in names]
-    digest = hashlib.sha256(json.dumps([sorted(texts.items()), described]).encode())
+    digest = hashlib.sha256(json.dumps([metadata, described], sort_keys=True).encode())
     for name in names:
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
@@ -171,7 +173,7 @@ def save_params(
 
     activation: of the hidden layers. input_scale: what raw inputs were multiplied by, such as 1/255 for
     bytes. class_names: of the labels 0, 1 ... Arrays are named by their paths (`0.weight`), weights being
-    [in, out], the transpose of PyTorch's; the rest is JSON in the file's metadata, `sizes` too where params
+    [in, out], the transpose of PyTorch's; the rest is JSON under `jaxnet` in the file's metadata, `sizes` too where params
     are a tuple of `network.Dense`. The file is there whole or not at all. No pickle: any safetensors library
     reads it.
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -149,7 +149,7 @@ class Checkpointer:
         self._job: Future[Any] | None = None
         self._manager: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpointer":
         _tensors.require()
         if importlib.util.find_spec("orbax") is None or importlib.util.find_spec("orbax.checkpoint") is None:
             raise ImportError("checkpoints need orbax-checkpoint: pip install 'jaxnet[checkpoints]'")
@@ -273,7 +273,7 @@ class Checkpointer:
             marked = [(self._history.append(first, history), snapshot) for first, history, snapshot in queue]
             self._history.sync()
             for mark, snapshot in marked:
-                if snapshot is not None:
+                if snapshot is not None and snapshot.step != self._written:
                     data = _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
                     _orbax.save(self._manager, snapshot.step, data)
                     path = self.folder / _CHECKPOINTS / str(snapshot.step)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -16,6 +16,17 @@ from jaxnet.cli import parity, run_folder, train
 from jaxnet.cli.options import Parser, shared
 
 _COMMANDS = {"train": train, "parity": parity}
+
+
+def entry() -> NoReturn:
+    """Run the command of this process and end it."""
+    code = main()
+    if code not in (130, 143):
+        sys.exit(code)
+    # No finalization of the interpreter: it can crash in a compilation that a signal cut short.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
