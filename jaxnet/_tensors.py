@@ -173,9 +173,9 @@ def save_params(
 
     activation: of the hidden layers. input_scale: what raw inputs were multiplied by, such as 1/255 for
     bytes. class_names: of the labels 0, 1 ... Arrays are named by their paths (`0.weight`), weights being
-    [in, out], the transpose of PyTorch's; the rest is JSON under `jaxnet` in the file's metadata, `sizes` too where params
-    are a tuple of `network.Dense`. The file is there whole or not at all. No pickle: any safetensors library
-    reads it.
+    [in, out], the transpose of PyTorch's; the rest is JSON under `jaxnet` in the file's metadata, `sizes` too
+    where params are a tuple of `network.Dense`. The file is there whole or not at all. No pickle: any
+    safetensors library reads it.
 
     Raises:
         TypeError: a leaf of a dtype that safetensors does not have.
