@@ -103,7 +103,7 @@ def unpack(data: bytes, source: str) -> tuple[Arrays, dict[str, Any]]:
         metadata = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
         arrays = {
             name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
-            for name, view in found
+            for name, view in sorted(found)
         }
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(

@@ -156,7 +156,7 @@ def test_any_damage_to_a_checkpoint_is_seen(whole, tmp_path, caplog):
     folder, moments = tmp_path / "run", random.Random(0)
     shutil.copytree(whole[0], folder)
     files = files_of(folder, 60)
-    assert len(files) >= 4 and {"state.safetensors", "SHA256SUMS"} <= {file.name for file in files}
+    assert {"state.safetensors", "SHA256SUMS", "_CHECKPOINT_METADATA"} <= {file.name for file in files}
     for file in files:
         data = file.read_bytes()
         damages = [data[: moments.randrange(len(data))], data[:-1], data + b"\0"]
@@ -233,9 +233,9 @@ def test_what_differs_from_the_run_to_restore_is_named(whole):
         checkpoints.restore(folder, training.init_state(other, OPTIMIZER))
     with pytest.raises(ValueError, match=r"expected no leaf state.opt_state"):
         checkpoints.restore(folder, training.init_state(PARAMS))
-    with pytest.raises(ValueError, match=r"expected a leaf state.opt_state.*c"):
+    with pytest.raises(ValueError, match=r"expected a leaf best\.params\.c, got best\.params\.b, "):
         checkpoints.restore(folder, training.init_state(PARAMS | {"c": jnp.zeros(1)}, OPTIMIZER))
-    with pytest.raises(ValueError, match="expected a key of rbg, got fry"):
+    with pytest.raises(ValueError, match="expected a key of rbg, got threefry2x32"):
         checkpoints.restore(folder, training.init_state(PARAMS, OPTIMIZER, jax.random.key(0, impl="rbg")))
     with pytest.raises(ValueError, match=r"expected a step among \[40, 50, 60\], got 7"):
         checkpoints.restore(folder, start(), step=7)
@@ -364,7 +364,9 @@ def test_pytorch_reads_the_file(tmp_path):
     tensors = load_file(tmp_path / "net.safetensors")
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 2))
     names = {"0.weight": "0.weight", "0.bias": "0.bias", "1.weight": "2.weight", "1.bias": "2.bias"}
-    model.load_state_dict({names[name]: tensor.T for name, tensor in tensors.items()})
+    model.load_state_dict(
+        {names[name]: tensor.mT if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+    )
     x = np.random.default_rng(0).random((5, 4), np.float32)
     with torch.no_grad():
         np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), network.logits(params, x), rtol=1e-5)
