@@ -1,6 +1,6 @@
 """Small networks with gradients you can trust, in pure-functional JAX."""
 
-from jaxnet import datasets, network, plots, training
+from jaxnet import checkpoints, datasets, network, optimizers, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
 from jaxnet.crosscheck import check_gradients
 from jaxnet.differentiation import (
@@ -18,23 +18,27 @@ from jaxnet.losses import (
     mean_squared_error,
     softmax_cross_entropy,
 )
+from jaxnet.many import fit_many
 from jaxnet.training import fit, train_step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "check_gradients",
+    "checkpoints",
     "complex_step_gradient",
     "cross_entropy_error",
     "cross_entropy_error0",
     "cross_entropy_label",
     "datasets",
     "fit",
+    "fit_many",
     "gradient_descent",
     "mean_squared_error",
     "network",
     "numerical_diff",
     "numerical_gradient",
+    "optimizers",
     "plots",
     "relu",
     "relu_grad",

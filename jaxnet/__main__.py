@@ -1,7 +1,5 @@
 """`python -m jaxnet` is `jaxnet`."""
 
-import sys
+from jaxnet.cli import entry
 
-from jaxnet.cli import main
-
-sys.exit(main())
+entry()

@@ -1,5 +1,6 @@
 """The verdict on every element of every estimate of a gradient, from the numerical estimate's error bar."""
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -65,13 +66,11 @@ def _perturbed(problem: Any) -> estimates.Perturbed | None:
         keywords = {**f.keywords, **keywords}
         f = f.func
     found = getattr(f, "perturbed", None)
-    if (
-        found is None
-        or problem.argnums != [0]
-        or not problem.single
-        or not problem.is_wide
-        or not problem.scalar
-    ):
+    if found is None or problem.argnums != [0] or not (problem.single and problem.is_wide and problem.scalar):
+        return None
+    try:
+        inspect.signature(found).bind(*problem.args, leaf=0, index=0, value=0, **keywords)
+    except TypeError:  # it does not know this variant of f
         return None
     return lambda point, leaf, index, value: found(
         point, *problem.wide_args[1:], leaf=leaf, index=index, value=value, **keywords

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 import reference_numpy
-from jaxnet import cli, datasets, network
+from jaxnet import checkpoints, cli, datasets, network
 
 QUICK = ["--data", "digits", "--steps", "300", "--eval-every", "100"]
 
@@ -47,11 +47,11 @@ def test_train_leaves_everything_in_the_run_folder(tmp_path, capsys):
     assert [f"train acc, test acc | {train} , {test}" for train, test in accuracies] == lines[:3]
 
     # The saved parameters are those of the summary, and of the same run through the library.
-    weights = np.load(folder / "params.npz")
-    params = tuple(network.Dense(weights[f"{i}.weight"], weights[f"{i}.bias"]) for i in range(2))
+    exported = checkpoints.load_params(folder / "params.safetensors")
+    assert exported[1:] == ((64, 50, 10), "sigmoid", 1 / 16, tuple("0123456789"))
     _, test = datasets.load_digits()
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["test_accuracy"] == pytest.approx(float(network.accuracy(params, *test)))
+    assert summary["test_accuracy"] == pytest.approx(float(network.accuracy(exported.params, *test)))
     for name in ("loss.png", "accuracy.png"):
         assert imread(folder / name).std() > 0.01
 
@@ -146,7 +146,8 @@ def test_a_run_that_diverges_keeps_what_was_finite(tmp_path, capsys):
     )
     steps = int(line.split(" at step ")[1].split(";")[0])
     assert len(history_of(tmp_path)) == steps
-    assert all(np.isfinite(array).all() for array in np.load(tmp_path / "params.npz").values())
+    params = checkpoints.load_params(tmp_path / "params.safetensors").params
+    assert all(np.isfinite(array).all() for array in jax.tree.leaves(params))
 
 
 def test_output_into_a_closed_pipe(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxnet
-from jaxnet import network, training
+from jaxnet import _steps, network, training
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
 T = np.random.default_rng(1).integers(3, size=60).astype(np.int32)
@@ -107,7 +107,7 @@ def test_one_compilation_serves_all_stretches_and_the_next_run():
         traces += 1
         return network.loss(params, x, t)
 
-    program = training._stretch_program(jax.default_backend())
+    program = _steps.stretch_program(jax.default_backend())
     compiled = program._cache_size()
     fit(loss=loss, steps=12, stretch=6)  # two stretches of equal length
     assert program._cache_size() == compiled + 1
@@ -283,6 +283,99 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stopped, sampling):
     assert_same_bits((whole.state, whole.history), (resumed.state, resumed.history))
 
 
+STOPPING = training.EarlyStopping(patience=3)
+# Learns 40 labels that mean nothing, so that the other 20 soon get worse.
+OVERFITTING = {
+    "train": (X[:40], T[:40]),
+    "validation": (X[40:], T[40:]),
+    "metrics": METRICS,
+    "optimizer": optax.adam(0.05),
+    "eval_every": 10,
+    "steps": 400,
+}
+
+
+def fit_and_stop_at(step, **options):
+    def press(stretch):
+        if int(stretch.state.step) >= step:
+            signal.raise_signal(signal.SIGINT)
+
+    return fit(**OVERFITTING, **options, stretch=1, callbacks=[press])
+
+
+def test_early_stopping_gives_back_the_best_parameters():
+    whole = fit(**OVERFITTING)
+    curve = whole.history.validation["loss"]
+    # The rule, by itself: the first evaluation that the next three do not better.
+    best = next(i for i in range(len(curve)) if curve[i] == curve[: i + 4].min())
+    stopped = fit(**OVERFITTING, early_stopping=STOPPING)
+    assert stopped.stopped_early and not stopped.interrupted
+    assert int(stopped.state.step) == (best + 3) * 10 + 1 < 400
+    np.testing.assert_array_equal(stopped.history.validation["loss"], curve[: best + 4])
+    assert (stopped.best.step, stopped.best.value) == (best * 10, curve[best])
+    measured = network.loss(stopped.params, *OVERFITTING["validation"])
+    assert float(measured) == pytest.approx(float(curve[best]), rel=1e-6)
+    assert_same_bits(stopped.params, fit(**OVERFITTING | {"steps": best * 10 + 1}).params)
+
+
+@pytest.mark.parametrize(
+    ("stopping", "expected"),
+    [
+        (training.EarlyStopping(patience=2), (3, True)),
+        (training.EarlyStopping(patience=2, min_delta=0.25), (2, True)),
+        (training.EarlyStopping(patience=3), (3, False)),
+        (training.EarlyStopping(patience=1, mode="max"), (0, True)),
+    ],
+)
+def test_the_rule_of_early_stopping(stopping, expected):
+    values = [3.0, np.nan, 2.0, 1.8, 1.8, np.nan]
+    evaluations = [(step, {"validation": {"loss": np.float32(value)}}) for step, value in enumerate(values)]
+    assert training._best_step(evaluations, stopping) == expected
+
+
+@pytest.mark.parametrize("step", [1, 5, 11, 35])
+def test_early_stopping_resumes_to_the_same_bits(step):
+    whole = fit(**OVERFITTING, early_stopping=STOPPING)
+    part = fit_and_stop_at(step, early_stopping=STOPPING)
+    assert part.interrupted and int(part.state.step) == step
+    resumed = fit(**OVERFITTING, early_stopping=STOPPING, resume=part)
+    assert resumed.stopped_early
+    assert resumed.best.step == whole.best.step
+    assert_same_bits(
+        (whole.state, whole.history, whole.params), (resumed.state, resumed.history, resumed.params)
+    )
+    again = fit(**OVERFITTING, early_stopping=STOPPING, resume=resumed)
+    assert again.stopped_early
+    assert_same_bits((whole.state, whole.history, whole.params), (again.state, again.history, again.params))
+
+
+def test_early_stopping_resumes_what_was_trained_without_it_only_from_the_start():
+    with pytest.raises(ValueError, match="whose best evaluation is after step 10, got no best"):
+        fit(**OVERFITTING, early_stopping=STOPPING, resume=fit_and_stop_at(15))
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_ctrl_c_during_an_evaluation_loses_no_line_of_the_history(call, monkeypatch):
+    calls, evaluate = 0, training.evaluate
+
+    def interrupted(*args, **options):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(*args, **options)
+
+    options = OVERFITTING | {"steps": 30, "early_stopping": STOPPING}
+    whole = fit(**options)
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    part = fit(**options)
+    assert part.interrupted
+    resumed = fit(**options, resume=part)
+    assert_same_bits(
+        (whole.state, whole.history, whole.params), (resumed.state, resumed.history, resumed.params)
+    )
+
+
 RESUMABLE = fit(steps=10)
 
 
@@ -383,6 +476,31 @@ BATCHES = np.zeros((3, 2), int)
             "at most the 60 training examples to shuffle, got 61",
         ),
         ({"eval_every": 0}, ValueError, "eval_every must be positive, got 0"),
+        (
+            {"early_stopping": STOPPING, "test": (X, T)},
+            ValueError,
+            r"early_stopping.part must be one of \['train', 'test'\], got 'validation'",
+        ),
+        (
+            {"early_stopping": training.EarlyStopping("loss", "train"), "metrics": {"m": network.accuracy}},
+            ValueError,
+            r"early_stopping.metric must be one of \['m'\], got 'loss'",
+        ),
+        (
+            {"early_stopping": training.EarlyStopping(patience=0), "validation": (X, T)},
+            ValueError,
+            "early_stopping.patience must be positive, got 0",
+        ),
+        (
+            {"early_stopping": training.EarlyStopping(min_delta=-1.0), "validation": (X, T)},
+            ValueError,
+            r"early_stopping.min_delta must be finite and not negative, got -1",
+        ),
+        (
+            {"early_stopping": training.EarlyStopping(mode="least"), "validation": (X, T)},
+            ValueError,
+            r"early_stopping.mode must be one of \['min', 'max'\], got 'least'",
+        ),
         ({"stretch": 0}, ValueError, "stretch must be positive, got 0"),
         ({"sampling": "random"}, ValueError, "'replacement' or 'shuffle', got 'random'"),
         ({"optimizer": "adam"}, TypeError, "an optax gradient transformation, got str"),

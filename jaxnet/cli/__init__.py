@@ -1,29 +1,52 @@
-"""The commands `jaxnet train`, `jaxnet check` and `jaxnet parity`."""
+"""The commands `jaxnet train`, `jaxnet sweep`, `jaxnet check` and `jaxnet parity`."""
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any, NoReturn
 
 import jax
 
-from jaxnet.cli import check, parity, train
+from jaxnet.cli import check, parity, run_folder, sweep, train
 from jaxnet.cli.options import Parser, shared
 
-_COMMANDS = {"train": train, "check": check, "parity": parity}
+_COMMANDS = {"train": train, "sweep": sweep, "check": check, "parity": parity}
+
+
+def entry() -> NoReturn:
+    """Run the command of this process and end it."""
+    code = main()
+    if code not in (130, 143):
+        sys.exit(code)
+    # No finalization of the interpreter: it can crash in a compilation that a signal cut short.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C)."""
+    """Run one command; return 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C) or 143 (SIGTERM)."""
     options = _parser().parse_args(argv)
-    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
     try:
         jax.devices()
     except Exception as error:  # jax has several, down to a bare AssertionError, for a platform it cannot use
         print(f"jaxnet: error: JAX finds no usable device: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    with _terminations() as terminations:
+        code = _run(options, argv)
+    return 143 if terminations and code == 130 else code
+
+
+def _run(options: argparse.Namespace, argv: Sequence[str] | None) -> int:
+    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
     try:
+        if getattr(options, "resume", False):
+            options = _parser(run_folder.saved_options(options)).parse_args(argv)
         return options.run(options)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,7 +59,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+@contextmanager
+def _terminations() -> Iterator[list[int]]:
+    """Make the first SIGTERM end the command as Ctrl-C does, and tell whether there was one."""
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parser(saved: dict[str, Any] | None = None) -> argparse.ArgumentParser:
+    """Return the parser, the defaults of `train` being the options of the run to resume, if there is one."""
     parser = Parser(prog="jaxnet", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"jaxnet {version('jaxnet')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -51,5 +95,5 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=form,
         )
         command.add_options(sub.add_argument)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(**(saved if saved and command is train else {}), run=command.run)
     return parser

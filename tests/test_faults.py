@@ -1,0 +1,203 @@
+"""Runs of `jaxnet train` that die in every way, and what becomes of them."""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxnet import _tensors, checkpoints, cli, datasets
+
+STEPS = 20_000
+TRAIN = ["train", "--optimizer", "adam", "--steps", str(STEPS), "--eval-every", "250"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digits(tmp_path_factory):
+    """The digits as a file, to spare each process scikit-learn, and a cache, to spare it compiling."""
+    folder = tmp_path_factory.mktemp("shared")
+    (x_train, t_train), (x_test, t_test) = datasets.load("digits")
+    np.savez(folder / "digits.npz", x_train=x_train, t_train=t_train, x_test=x_test, t_test=t_test)
+    cache = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in cache}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cache.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield folder / "digits.npz"
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def arguments(digits):
+    def arguments(folder, *more, every=300):
+        return [*TRAIN, *map(str, ["--data", digits, "--out", folder, "--checkpoint-every", every, *more])]
+
+    return arguments
+
+
+def start(arguments):
+    command = [sys.executable, "-m", "jaxnet", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def state_of(folder, step=STEPS):
+    data = (folder / "checkpoints" / str(step) / "default" / "state.safetensors").read_bytes()
+    return _tensors.unpack(data, str(folder))[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, digits):
+    """The run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert cli.main([*TRAIN, "--data", str(digits), "--out", str(folder)]) == 0
+    return folder
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def assert_same(folder, whole):
+    assert (folder / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+    assert (folder / "params.safetensors").read_bytes() == (whole / "params.safetensors").read_bytes()
+    expected, got = state_of(whole), state_of(folder)
+    assert expected.keys() == got.keys() and "state.opt_state.0.mu.0.weight" in got
+    for name, array in expected.items():
+        assert array.dtype == got[name].dtype and array.tobytes() == got[name].tobytes(), name
+
+
+def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole):
+    moments, damaged = random.Random(4), None
+    for death in range(10):
+        # Another stretch length in each life, often so short that a checkpoint is always being written.
+        process = start(arguments(tmp_path, "--resume", every=moments.choice([100, 300, 1000])))
+        for _ in range(moments.randint(1, 5)):
+            assert process.stdout.readline().startswith("train acc"), process.stderr.read()
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        _, err = process.communicate()
+        assert process.returncode == -signal.SIGKILL, err
+        lines = err.splitlines()
+        passed_over = [line for line in lines[:-1] if "not finished when the run ended" not in line]
+        assert passed_over == (
+            [f"{damaged} is damaged in default/state.safetensors: passed over"] if damaged else []
+        )
+        damaged = None
+        whole_ones = sorted(tmp_path.glob("checkpoints/*/SHA256SUMS"), key=lambda path: int(path.parent.name))
+        if death == 5 and len(whole_ones) > 1:
+            damaged = whole_ones[-1].parent
+            flip_a_bit(damaged / "default" / "state.safetensors")
+    assert 0 < checkpoints.steps(tmp_path)[-1] < STEPS
+    assert cli.main(arguments(tmp_path, "--resume")) == 0
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_ends(number, code, tmp_path, arguments, whole, capsys):
+    process = start(arguments(tmp_path, every=10_000))
+    assert process.stdout.readline().startswith("train acc")
+    # The folder is this process's own.
+    assert cli.main(arguments(tmp_path, "--resume")) == 2
+    assert f"{tmp_path} is in use by another run" in capsys.readouterr().err
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "") and "(interrupted)" in out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    done = summary["steps"]
+    assert summary["interrupted"] and done == checkpoints.steps(tmp_path)[-1] < STEPS
+    lines = (whole / "history.csv").read_text().splitlines()
+    assert (tmp_path / "history.csv").read_text().splitlines() == lines[: done + 1]
+    # Its options are the run's, unless they are given anew.
+    assert cli.main(["train", "--resume", "--out", str(tmp_path), "--steps", str(done + 300)]) == 0
+    assert (tmp_path / "history.csv").read_text().splitlines() == lines[: done + 301]
+    assert f"resumed after {done} steps" in capsys.readouterr().err
+
+
+def test_a_signal_while_compiling(tmp_path, arguments, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    process = start(arguments(tmp_path, "--optimizer", "sgd"))
+    while not (tmp_path / "config.json").exists():  # written right before
+        assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err
+
+
+def test_a_file_size_limit_and_then_none(tmp_path, arguments, whole, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # Python ignores its signal: a write fails
+    try:
+        assert cli.main(arguments(tmp_path)) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    last = max(int(path.parent.name) for path in (tmp_path / "checkpoints").glob("*/SHA256SUMS"))
+    assert f"cannot write a checkpoint, the last is of step {last}: File too large" in line
+    assert str(tmp_path / "history.csv") in line and 300 <= last < STEPS
+    assert cli.main(arguments(tmp_path, "--resume")) == 0
+    assert f"resumed after {last} steps" in capsys.readouterr().err
+    assert_same(tmp_path, whole)
+
+
+def test_another_run_is_not_resumed(tmp_path, digits, capsys):
+    train = ["train", "--data", "digits", "--steps", "50", "--out", str(tmp_path)]
+    assert cli.main(train) == 0
+    x = np.random.default_rng(0).random((50, 64))
+    np.savez(tmp_path / "other.npz", x_train=x, t_train=np.arange(50) % 10)
+    before = (tmp_path / "config.json").read_bytes()
+    capsys.readouterr()
+    others = ["--hidden", "60", "--optimizer", "adam", "--seed", "2", "--data", str(tmp_path / "other.npz")]
+    assert cli.main([*train, "--resume", *others]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for difference in (
+        "sizes: expected [64, 50, 10], got [64, 60, 10]",
+        "optimizer: expected sgd, got adam",
+        "seed: expected 0, got 2",
+        "data_sha256: expected ",
+        "train_examples: expected 1437, got 40",
+    ):
+        assert difference in line
+    assert (tmp_path / "config.json").read_bytes() == before
+    # The same data by another name is the same data.
+    same = ["--data", str(digits)]
+    assert cli.main(["train", "--resume", "--out", str(tmp_path), "--steps", "60", *same]) == 0
+    assert checkpoints.steps(tmp_path)[-1] == 60
+
+
+def test_a_run_that_diverges_keeps_the_last_finite_checkpoint(tmp_path, capsys):
+    options = ["--activation", "relu", "--learning-rate", "1e20", "--checkpoint-every", "1"]
+    assert cli.main(["train", "--data", "digits", "--out", str(tmp_path), *options]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    step = int(line.split(" at step ")[1].split(";")[0])
+    assert checkpoints.steps(tmp_path)[-1] == step
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(tmp_path, step)))
+
+
+def test_what_cannot_be_resumed_says_so(tmp_path, capsys):
+    def line(*options):
+        assert cli.main(["train", "--data", "digits", "--steps", "20", *options]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    out = ["--out", str(tmp_path)]
+    assert "--resume needs the run's folder: expected --out FOLDER" in line("--resume")
+    assert "expected --resume or --overwrite, got both" in line("--resume", "--overwrite", *out)
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json: expected JSON, got a damaged file" in line("--resume", *out)
+    (tmp_path / "config.json").unlink()
+    assert cli.main(["train", "--data", "digits", "--steps", "20", "--resume", *out]) == 0
+    assert f"{tmp_path}: nothing to resume" in capsys.readouterr().err
+    (tmp_path / "summary.json").unlink()  # as if it had died
+    assert "holds a run that did not end: --resume it" in line(*out)
