@@ -137,7 +137,10 @@ class Probe:
         if not self._bytes:
             one = self._one(kind)
             return np.array(
-                [np.asarray(one(a, b, *extra, self.context)) for a, b in zip(first, second, strict=True)]
+                [
+                    np.asarray(one(jnp.asarray(a), jnp.asarray(b), *extra, self.context))
+                    for a, b in zip(first, second, strict=True)
+                ]
             )
         largest = int(max(1, min(CHUNK_BYTES // self._bytes, 2**14)))
         if self.perturbed is not None and kind != "along":
@@ -175,7 +178,7 @@ class Probe:
                 perturbed = self.perturbed
 
                 def many(index: Array, value: Array, context: PyTree) -> Array:
-                    return perturbed(self.point, kind, index, value)
+                    return perturbed(self.point, int(kind), index, value)
 
                 self._programs[key] = jax.jit(many)
             else:
@@ -385,7 +388,7 @@ def _choose(tables: list[_Table]) -> tuple[Estimate, np.ndarray]:
         value=chosen,
         error=error[best, everyone],
         step=step[best, everyone],
-        slope=stacked["slope"].max(axis=0),
+        slope=np.where(step >= step[best, everyone], stacked["slope"], 0).max(axis=0),
         confirmed=confirmed[best, everyone],
         flat=np.asarray(stacked["flat"].all(axis=0)),
         kink=kink,

@@ -308,7 +308,7 @@ def _step_curve(
     }
 
 
-def _element_path(problem: Any, flat_index: int) -> str:
+def _element_path(problem: Any, flat_index: int | np.integer) -> str:
     leaf = int(np.searchsorted(problem.starts, flat_index, side="right")) - 1
     where = np.unravel_index(flat_index - problem.starts[leaf], problem.shapes[leaf])
     return problem.paths[leaf] + (f"[{', '.join(map(str, where))}]" if where else "")

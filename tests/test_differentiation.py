@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jaxnet
 from jaxnet import network
@@ -145,3 +147,45 @@ def test_bad_input(unchecked, call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_richardson_is_within_its_error_bar(scale, rng):
+    x = scale * rng.standard_normal(40)
+    for f, exact in (
+        (lambda x: jnp.sum(jnp.sin(x / scale)), np.cos(x / scale) / scale),
+        (lambda x: 1e6 + jnp.sum(jnp.exp(x / scale)), np.exp(x / scale) / scale),
+        (lambda x: jnp.sum(jnp.sin((x / scale).astype(jnp.float32))), np.cos(x / scale) / scale),
+    ):
+        estimate, error = jaxnet.richardson_gradient(f, x)
+        assert (abs(estimate - exact) <= 3 * error).all()
+        assert error.max() < 0.02 * abs(exact).max()
+
+
+def test_richardson_where_f_is_finite_on_one_side_alone():
+    estimate, error = jaxnet.richardson_gradient(
+        lambda p: jnp.sqrt(p["x"]).sum(), {"x": np.array([0.0, 4.0])}
+    )
+    assert np.isinf(error["x"][0]) and abs(estimate["x"][1] - 0.25) <= error["x"][1]
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=6))
+@settings(max_examples=10, deadline=None)
+def test_complex_step_is_exact_to_rounding(values):
+    x = np.array(values)
+    found = jaxnet.complex_step_gradient(lambda x: jnp.sum(jnp.exp(x) * jnp.sin(x)), x)
+    np.testing.assert_allclose(found, np.exp(x) * (np.sin(x) + np.cos(x)), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("f", "error", "message"),
+    [
+        (lambda x: jnp.sum(jnp.abs(x)), TypeError, "stays real for complex input"),
+        (lambda x: jnp.sum(jax.scipy.special.gammaln(x)), TypeError, "a real-only operation"),
+        (lambda x: jnp.sum(x * jnp.conj(x) + x), ValueError, "contradict|must be analytic"),
+    ],
+    ids=["abs", "gammaln", "conj"],
+)
+def test_complex_step_refuses_what_is_not_analytic(f, error, message):
+    with pytest.raises(error, match=message):
+        jaxnet.complex_step_gradient(f, np.array([1.5, 2.5]))

@@ -102,7 +102,7 @@ def _check_published(options: argparse.Namespace) -> GradientReport:
     if report.verdict == "fail":
         print(
             "\nthe published softmax divides by the sum over the whole batch: the probabilities of\n"
-            f"an example sum to about {sums.mean():.2g} = 1/{len(t)}, not to 1. The published backward pass,\n"
+            f"an example sum to about {sums.mean():.2g} = 1/{len(t)}, not to 1. The published backward\npass, "
             "dz = (y - t) / n, is the gradient for a softmax of each row: the network is trained by\n"
             "something else than the gradient of its loss, and does not learn.\n"
             "jaxnet's softmax takes each row by itself: jaxnet check"
