@@ -10,6 +10,7 @@ from jaxnet.losses import (
     mean_squared_error,
     softmax_cross_entropy,
 )
+from jaxnet.many import fit_many
 from jaxnet.training import fit, train_step
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "cross_entropy_label",
     "datasets",
     "fit",
+    "fit_many",
     "gradient_descent",
     "mean_squared_error",
     "network",

@@ -11,7 +11,16 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
-from jaxnet._steps import BATCH_SIZE, STEPS, Loss, Sampling, TrainState, all_finite, default_optimizer
+from jaxnet._steps import (
+    BATCH_SIZE,
+    STEPS,
+    Loss,
+    Sampling,
+    TrainState,
+    all_finite,
+    default_optimizer,
+    draw_batches,
+)
 
 PyTree = Any
 
@@ -96,6 +105,20 @@ def check_early_stopping(stopping: Any, task: Task) -> None:
         raise ValueError(
             f"early_stopping.min_delta must be finite and not negative, got {stopping.min_delta}"
         )
+
+
+def batch_error(loss: Loss, state: TrainState, step: int, task: Task, sampling: Sampling) -> Exception | None:
+    """Return what the loss, given values instead of tracers, finds wrong with the batch of a step."""
+    x, t = task.parts["train"]
+    if task.batches is None:
+        rows = draw_batches(state.key, step, 1, task.batch_size, len(x), sampling)[0]
+    else:
+        rows = task.batches[step]
+    try:
+        loss(state.params, x[rows], t[rows])
+    except (TypeError, ValueError) as error:
+        return type(error)(f"in the batch of step {step}: {error}")
+    return None
 
 
 def check_examples(

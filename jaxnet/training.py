@@ -293,7 +293,8 @@ def fit(
                 losses.append(host_losses[:num_steps])
                 reached = state, best
                 failure = NonFiniteError(what, done + num_steps, result())
-                _blame_batch(failure, loss, task, sampling)
+                if (error := batch_error(loss, state, failure.step, task, sampling)) is not None:
+                    raise error from failure
                 raise failure
             train_seconds += seconds
             stretch_seconds += seconds
@@ -433,16 +434,3 @@ def _last_finite(
         good = low
         state = run(start, jnp.int32(good))[0]
     return good, state, what
-
-
-def _blame_batch(failure: NonFiniteError, loss: Loss, task: Task, sampling: Sampling) -> None:
-    """Raise what the loss, given values instead of tracers, finds wrong with the batch that failed."""
-    state, step, (x, t) = failure.result.state, failure.step, task.parts["train"]
-    if task.batches is None:
-        rows = draw_batches(state.key, step, 1, task.batch_size, len(x), sampling)[0]
-    else:
-        rows = task.batches[step]
-    try:
-        loss(state.params, x[rows], t[rows])
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"in the batch of step {step}: {error}") from failure

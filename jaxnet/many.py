@@ -1,0 +1,424 @@
+"""Many networks trained at once by one compiled program: seeds, starts, hyperparameters on a first axis."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Key, Num
+
+from jaxnet._checks import (
+    Task,
+    batch_error,
+    check_metrics,
+    check_optimizer,
+    check_params,
+    check_positive_int,
+    check_task,
+)
+from jaxnet._steps import (
+    Loss,
+    PyTree,
+    Sampling,
+    TrainState,
+    all_finite,
+    compiler_options,
+    draw_batches,
+    longest_cut,
+    next_cut,
+    update,
+)
+from jaxnet.differentiation import _check_scalar
+from jaxnet.training import History
+
+Optimizer = Any  # a GradientTransformation, or a function of hyperparameters that returns one
+Evaluation = tuple[int, dict[str, dict[str, np.ndarray]]]  # the step; by part and metric, [networks]
+
+
+class FitManyResult(NamedTuple):
+    """The end of many runs; every array but `history.eval_step` has the networks on its first axis."""
+
+    state: TrainState
+    """Each network's last state, step and key included; of a diverged one the last that was finite, so that
+    its `step` is the one that failed. `fit` can resume `jax.tree.map(lambda leaf: leaf[i], state)`."""
+    history: History
+    """`loss` [networks, steps], metrics [networks, evals]; NaN from where a network diverged, and in what
+    an interrupt left undone."""
+    diverged: Bool[np.ndarray, " networks"]
+    interrupted: bool
+    """Ctrl-C ended the runs early."""
+    compile_seconds: float
+    train_seconds: float
+    """Compilation and evaluation apart."""
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters after the last step."""
+        return self.state.params
+
+
+def fit_many(
+    loss: Loss,
+    params: PyTree,
+    train: tuple[Num[ArrayLike, "n ..."], Num[ArrayLike, "n ..."]],
+    *,
+    test: tuple[Num[ArrayLike, "m ..."], Num[ArrayLike, "m ..."]] | None = None,
+    validation: tuple[Num[ArrayLike, "v ..."], Num[ArrayLike, "v ..."]] | None = None,
+    optimizer: Optimizer | None = None,
+    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    key: Key[Array, "..."] | None = None,
+    sampling: Sampling = "replacement",
+    metrics: Mapping[str, Loss] | None = None,
+    eval_every: int | None = None,
+    loss_after_update: bool = False,
+    max_networks: int | None = None,
+    progress: bool = True,
+) -> FitManyResult:
+    """Train many networks as one program; each ends where `fit` alone would take it, to float tolerance.
+
+    params: as of `fit`, every leaf with the networks on a new first axis, such as
+    `jax.vmap(lambda key: network.init(key, sizes))(keys)`.
+
+    key: one, whose batches all networks share, or an array of keys, one for each network. Sharing is faster
+    by far: the first layers of all networks are then one wide matrix product.
+
+    optimizer: an optax one for all; or, with hyperparameters, a function of them that returns one, such as
+    `optax.sgd` with `{"learning_rate": [0.1, 0.3], "momentum": [0.5, 0.9]}`: one value for each network.
+
+    A network whose loss or parameters become NaN or infinite stops there and the others go on. Ctrl-C returns
+    what is done. max_networks: at most so many at a time, one group after the other, which bounds the memory.
+    All else is as in `fit`.
+
+    Raises:
+        ValueError, TypeError: as `fit`; also leaves of params, keys or hyperparameters that are not as many.
+
+    >>> square = lambda w, x, t: jnp.mean((w * x - t) ** 2)
+    >>> rates = {"learning_rate": [0.01, 0.1, 10.0]}
+    >>> train = np.ones(8), np.full(8, 3.0)
+    >>> result = fit_many(square, jnp.zeros(3), train, optimizer=optax.sgd, hyperparameters=rates, steps=50)
+    >>> result.params[:2].round(2), result.diverged
+    (Array([1.91, 3.  ], dtype=float32), array([False, False,  True]))
+    """
+    task = check_task(
+        loss,
+        {"train": train, "validation": validation, "test": test},
+        batches=None,
+        steps=steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        metrics=metrics,
+        eval_every=eval_every,
+    )
+    params, networks = _check_stacked(params)
+    check_metrics(task, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params))
+    check_params(params)
+    hyper = _check_hyperparameters(hyperparameters or {}, networks, params)
+    optimizer = _check_factory(optimizer, hyper)
+    key = jax.random.key(0) if key is None else key
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (networks,)):
+        raise ValueError(
+            f"key must be one of jax.random.key, or {networks} of them, got {key.dtype}{list(key.shape)}"
+        )
+    at_most = networks if max_networks is None else check_positive_int(max_networks, "max_networks")
+    groups = []
+    for rows in np.array_split(np.arange(networks), -(-networks // at_most)):
+        part, own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (params, hyper))
+        opt_state = jax.vmap(lambda params, hyper: _optimizer(optimizer, hyper).init(params))(part, own)
+        steps_done = jnp.zeros(len(rows), jnp.int32)
+        groups.append(_Group(TrainState(part, opt_state, steps_done, key[rows] if key.ndim else key), own))
+
+    from tqdm import tqdm
+
+    total = task.steps * networks
+    bar = tqdm(total=total, unit="step", disable=None if progress else True, dynamic_ncols=True)
+    interrupted = False
+    try:
+        for group in groups:
+            run = partial(
+                _program(jax.default_backend()),
+                hyper=group.hyper,
+                x=task.parts["train"][0],
+                t=task.parts["train"][1],
+                loss=loss,
+                optimizer=optimizer,
+                batch_size=task.batch_size,
+                sampling=sampling,
+                loss_after_update=loss_after_update,
+            )
+            _train_group(group, run, loss, task, sampling, bar)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        bar.close()
+    return _result(groups, task, interrupted)
+
+
+@dataclass
+class _Group:
+    """Networks that train together, and how far they are."""
+
+    state: TrainState
+    hyper: dict[str, Array]
+    done: int = 0
+    losses: list[np.ndarray] = field(default_factory=list)  # [steps, networks]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+
+
+def _train_group(
+    group: _Group, run: Callable[..., Any], loss: Loss, task: Task, sampling: Sampling, bar: Any
+) -> None:
+    networks = len(group.state.step)
+    drawn = task.batch_size * (networks if group.state.key.ndim else 1)
+    max_steps = longest_cut(drawn, task.steps, task.eval_every)
+    run = partial(run, max_steps=max_steps)
+    start = time.perf_counter()
+    jax.block_until_ready(run(group.state, jnp.int32(0), jnp.int32(0), careful=False))
+    group.compile_seconds = time.perf_counter() - start
+    alive, pace, shown = np.ones(networks, bool), 0.0, {}
+    while group.done < task.steps and alive.any():
+        cut = next_cut(
+            group.done, pace, steps=task.steps, max_steps=max_steps, eval_every=task.eval_every, stretch=None
+        )
+        window = jnp.int32(group.done), jnp.int32(cut.num_steps)
+        start = time.perf_counter()
+        state, new_losses, finite = run(group.state, *window, careful=not alive.all())
+        losses = np.asarray(new_losses)[: cut.num_steps]
+        if alive.all() and not (finite.all() and np.isfinite(losses).all()):
+            # Once more, now looking at every step, and so from here on: the usual run need not pay for it.
+            state, new_losses, _ = run(group.state, *window, careful=True)
+            losses = np.asarray(new_losses)[: cut.num_steps]
+        seconds = time.perf_counter() - start
+        pace = seconds / cut.num_steps
+        done = group.done + cut.num_steps
+        still_alive = np.asarray(state.step) == done
+        for index in np.flatnonzero(alive & ~still_alive):
+            last = _network(state, int(index))
+            if (error := batch_error(loss, last, int(last.step), task, sampling)) is not None:
+                raise error
+        alive = still_alive
+        group.losses.append(losses)
+        if cut.evaluates:
+            measured = _measure(state.params, alive, task)
+            group.evaluations.append((done - 1, measured))
+            shown = {
+                f"{part} {name}": f"{values[alive].mean():.4g}"
+                for part, curves in measured.items()
+                for name, values in curves.items()
+                if alive.any()
+            }
+        group.train_seconds += seconds
+        group.state = state
+        group.done = done
+        bar.update(cut.num_steps * networks)
+        if alive.any():
+            bar.set_postfix({"loss": f"{losses[-1][alive].mean():.4g}"} | shown, refresh=False)
+
+
+def _run_stretch(
+    state: TrainState,
+    first_step: Int[Array, ""],
+    num_steps: Int[Array, ""],
+    hyper: dict[str, Array],
+    x: Array,
+    t: Array,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    sampling: Sampling,
+    loss_after_update: bool,
+    max_steps: int,
+    careful: bool,
+) -> tuple[TrainState, Float[Array, "max_steps networks"], Bool[Array, " networks"]]:
+    """Run num_steps ≤ max_steps updates of every network; return as `_steps.run_stretch`, for each.
+
+    careful: a network whose loss or params would not be finite keeps its state from then on, and its losses
+    are NaN. It is one whose `step` has fallen behind.
+    """
+    key = state.key
+    own = key.ndim == 1
+
+    def drawn(key: Array) -> Array:
+        return draw_batches(key, first_step, max_steps, batch_size, x.shape[0], sampling)
+
+    rows = jax.lax.map(drawn, key) if own else drawn(key)  # one network after the other: it sorts
+
+    def step_one(state: TrainState, hyper: dict[str, Array], x: Array, t: Array) -> tuple[TrainState, Array]:
+        new, value = update(state, x, t, loss=loss, optimizer=_optimizer(optimizer, hyper))
+        return new, loss(new.params, x, t) if loss_after_update else value
+
+    def step_carefully(
+        step: Array, state: TrainState, hyper: dict[str, Array], x: Array, t: Array
+    ) -> tuple[TrainState, Array]:
+        new, value = step_one(state, hyper, x, t)
+        good = (state.step == step) & jnp.isfinite(value) & all_finite(new.params)
+        kept = jax.tree.map(partial(jnp.where, good), new, state)
+        return kept._replace(key=state.key), jnp.where(good, value, jnp.nan)
+
+    batch_axis = 0 if own else None
+    axes = TrainState(0, 0, 0, batch_axis)  # type: ignore[arg-type]
+
+    def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        state, losses = carry
+        batch = rows[:, index] if own else rows[index]
+        x_batch, t_batch = (array.at[batch].get(mode="promise_in_bounds") for array in (x, t))
+        step = partial(step_carefully, first_step + index) if careful else step_one
+        each = jax.vmap(step, (axes, 0, batch_axis, batch_axis), (axes, 0))
+        state, values = each(state, hyper, x_batch, t_batch)
+        return state, losses.at[index].set(values)
+
+    one = jax.tree.map(lambda leaf: leaf[0], state.params)
+    first_rows = rows[0, 0] if own else rows[0]
+    dtype = _check_scalar(loss, one, x[first_rows], t[first_rows], name="the loss").dtype
+    losses = jnp.full((max_steps, len(state.step)), jnp.nan, dtype)
+    state, losses = jax.lax.fori_loop(0, num_steps, body, (state, losses))
+    return state, losses, jax.vmap(all_finite)(state.params)
+
+
+@cache
+def _program(backend: str) -> Callable[..., Any]:
+    """Compile `_run_stretch` for a backend."""
+    static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update", "max_steps", "careful")
+    return jax.jit(_run_stretch, static_argnames=static, compiler_options=compiler_options(backend))
+
+
+@partial(jax.jit, static_argnames=("metrics",))
+def _evaluate(
+    params: PyTree, x: Array, t: Array, metrics: tuple[tuple[str, Loss], ...]
+) -> dict[str, Float[Array, " networks"]]:
+    # One network after the other: what lies between its layers is already many times the size of x.
+    return jax.lax.map(lambda one: {name: metric(one, x, t) for name, metric in metrics}, params)
+
+
+def _measure(
+    params: PyTree, alive: Bool[np.ndarray, " networks"], task: Task
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return every metric on every part, NaN for networks that diverged."""
+    measured = {}
+    for part, examples in task.parts.items():
+        values = _evaluate(params, *examples, metrics=tuple(task.metrics.items()))
+        measured[part] = {
+            name: np.where(alive, value, np.asarray(np.nan, value.dtype)) for name, value in values.items()
+        }
+        for name, value in measured[part].items():
+            for index in np.flatnonzero(alive & np.isnan(value))[:1]:
+                one = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+                task.metrics[name](one, *examples)  # not compiled, it can say what is wrong
+    return measured
+
+
+def _network(state: TrainState, index: int) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf[index] if leaf.ndim else leaf, state)
+
+
+def _result(groups: list[_Group], task: Task, interrupted: bool) -> FitManyResult:
+    done = max(group.done for group in groups) if interrupted else task.steps
+    eval_step = max(
+        ([step for step, _ in group.evaluations if step < group.done] for group in groups), key=len
+    )
+
+    def joined(curves: list[np.ndarray], length: int) -> np.ndarray:
+        """Join [at most length, networks of a group] to [networks, length], with NaN where nothing is."""
+        joined = [np.full((length, curve.shape[1]), np.nan, curve.dtype) for curve in curves]
+        for whole, curve in zip(joined, curves, strict=True):
+            whole[: len(curve)] = curve
+        return np.concatenate(joined, axis=1).T
+
+    def recorded(group: _Group) -> np.ndarray:
+        empty = np.zeros((0, len(group.state.step)), np.float32)
+        return np.concatenate(group.losses)[: group.done] if group.losses else empty
+
+    def curves(part: str) -> dict[str, np.ndarray]:
+        if part not in task.parts:
+            return {}
+        return {
+            name: joined(
+                [
+                    np.array(
+                        [measured[part][name] for _, measured in group.evaluations[: len(eval_step)]]
+                    ).reshape(-1, len(group.state.step))
+                    for group in groups
+                ],
+                len(eval_step),
+            )
+            for name in task.metrics
+        }
+
+    history = History(
+        joined([recorded(group) for group in groups], done),
+        np.array(eval_step, int),
+        curves("train"),
+        curves("test"),
+        curves("validation"),
+    )
+    keyed = [
+        group.state._replace(key=jnp.broadcast_to(group.state.key, group.state.step.shape))
+        for group in groups
+    ]
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *keyed)
+    diverged = np.concatenate([np.asarray(group.state.step) < group.done for group in groups])
+    return FitManyResult(
+        state,
+        history,
+        diverged,
+        interrupted,
+        sum(group.compile_seconds for group in groups),
+        sum(group.train_seconds for group in groups),
+    )
+
+
+def _optimizer(optimizer: Optimizer, hyper: Mapping[str, Array]) -> optax.GradientTransformation:
+    return optimizer(**hyper) if hyper else optimizer
+
+
+def _check_stacked(params: PyTree) -> tuple[PyTree, int]:
+    params = jax.tree.map(jnp.asarray, params)
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(params)}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        found = sorted({list(leaf.shape).__repr__() for leaf in jax.tree.leaves(params)})
+        raise ValueError(f"params must have the networks on every leaf's first axis, got shapes {found}")
+    return params, lengths.pop()[0]
+
+
+def _check_hyperparameters(
+    hyperparameters: Mapping[str, ArrayLike | list], networks: int, params: PyTree
+) -> dict[str, Array]:
+    if not isinstance(hyperparameters, Mapping):
+        got = type(hyperparameters).__name__
+        raise TypeError(f"hyperparameters must be a mapping of names to arrays, got {got}")
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    checked = {}
+    for name, values in hyperparameters.items():
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"hyperparameters[{name!r}] must be numbers, got {array.dtype}")
+        if array.shape != (networks,):
+            raise ValueError(
+                f"hyperparameters[{name!r}] must be one value for each of {networks} networks, "
+                f"got shape {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"hyperparameters[{name!r}] must be finite, got {array.tolist()}")
+        checked[name] = jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+    return checked
+
+
+def _check_factory(optimizer: Optimizer | None, hyper: Mapping[str, Array]) -> Optimizer:
+    if not hyper:
+        return check_optimizer(optimizer)
+    if not callable(optimizer):
+        got = type(optimizer).__name__
+        raise TypeError(f"optimizer must be a function of {list(hyper)} that returns an optax one, got {got}")
+    check_optimizer(optimizer(**{name: values[0] for name, values in hyper.items()}))
+    return optimizer
