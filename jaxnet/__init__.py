@@ -1,6 +1,6 @@
 """Small networks with gradients you can trust, in pure-functional JAX."""
 
-from jaxnet import checkpoints, datasets, network, plots, training
+from jaxnet import checkpoints, datasets, network, optimizers, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
 from jaxnet.differentiation import gradient_descent, numerical_diff, numerical_gradient, tangent_line
 from jaxnet.losses import (
@@ -28,6 +28,7 @@ __all__ = [
     "network",
     "numerical_diff",
     "numerical_gradient",
+    "optimizers",
     "plots",
     "relu",
     "relu_grad",

@@ -87,7 +87,13 @@ def cross_entropy_label(y: Num[ArrayLike, "..."] | list, t: Int[ArrayLike, "..."
     return -jnp.mean(jnp.sum(_times_log(distribution, jnp.log(y + EPSILON)), axis=-1))
 
 
-def softmax_cross_entropy(logits: Num[ArrayLike, "..."] | list, t: Targets) -> Float[Array, ""]:
+def softmax_cross_entropy(
+    logits: Num[ArrayLike, "..."] | list,
+    t: Targets,
+    *,
+    class_weight: Num[ArrayLike, " classes"] | list | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+) -> Float[Array, ""]:
     """Return the mean cross entropy of `softmax(logits)`, exact and stable for any finite logits.
 
     `mean_i(logsumexp(z_i) - Σ_k t_ik z_ik)`; its gradient is exactly `(softmax(z) - t) / n`.
@@ -95,18 +101,57 @@ def softmax_cross_entropy(logits: Num[ArrayLike, "..."] | list, t: Targets) -> F
     logits: [n, classes] or [classes]; t: integer labels [n] (or one), or one-hot or soft rows like the
     logits, each summing to 1.
 
+    With weights it is the weighted mean, `Σ w_i l_i / Σ w_i`: `sample_weight` [n] of the examples, times
+    `class_weight` [classes] of their classes (of soft rows `Σ_k t_ik c_k`).
+
     Raises:
         TypeError: t has the shape of labels and is not of an integer type.
         ValueError: the shapes do not fit, the batch is empty, or (where values can be seen, which is not so
-            inside `jax.jit`: there the loss is NaN) a label is out of range or a row does not sum to 1.
+            inside `jax.jit`: there the loss is NaN) a label is out of range, a row does not sum to 1, a
+            weight is negative or not finite, or all weights are zero.
 
     >>> softmax_cross_entropy([[0.0, 1000.0], [1000.0, 0.0]], [0, 0])
     Array(500., dtype=float32)
+    >>> softmax_cross_entropy([[0.0, 1000.0], [1000.0, 0.0]], [0, 1], class_weight=[1, 3])
+    Array(1000., dtype=float32)
     """
     logits = _as_float(logits, "logits")
     _check_rank(logits, "logits")
     distribution, _ = target_distribution(t, logits.shape, logits.dtype)
-    return -jnp.mean(jnp.sum(_times_log(distribution, jax.nn.log_softmax(logits)), axis=-1))
+    each = -jnp.sum(_times_log(distribution, jax.nn.log_softmax(logits)), axis=-1)
+    if class_weight is None and sample_weight is None:
+        return jnp.mean(each)
+    share = weight_shares(distribution, class_weight, sample_weight)
+    return jnp.sum(jnp.where(share == 0, 0, share * each))
+
+
+def weight_shares(
+    distribution: Float[Array, "*batch c"],
+    class_weight: Num[ArrayLike, "..."] | list | None,
+    sample_weight: Num[ArrayLike, "..."] | list | None,
+) -> Float[Array, "*batch"]:
+    """Return each example's share of a weighted mean, `w_i / Σ w_i`. Raises as `softmax_cross_entropy`."""
+    batch, dtype = distribution.shape[:-1], distribution.dtype
+    weights = jnp.ones(batch, dtype)
+    if class_weight is not None:
+        weights = distribution @ _weights(class_weight, distribution.shape[-1:], dtype, "class_weight")
+    if sample_weight is not None:
+        weights = weights * _weights(sample_weight, batch, dtype, "sample_weight")
+    return weights / weights.sum()
+
+
+def _weights(
+    values: ArrayLike | list, shape: tuple[int, ...], dtype: jnp.dtype | np.dtype | type, name: str
+) -> Array:
+    values = _host_values(values)
+    if values.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(values.shape)}")
+    if isinstance(values, np.ndarray):
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"{name} must be finite and not negative, got {values.tolist()}")
+        if not values.any():
+            raise ValueError(f"{name} must not be all zero, got {values.tolist()}")
+    return jnp.asarray(values, dtype)
 
 
 def target_distribution(

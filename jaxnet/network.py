@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num, PRNGKeyArray
 
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
-from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution
+from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
 
 ActivationName = Literal["sigmoid", "relu", "tanh"]
 
@@ -75,22 +75,40 @@ def init(
 
 
 def logits(
-    params: Params, x: Num[ArrayLike, "*batch features"], *, activation: ActivationName = "sigmoid"
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    *,
+    activation: ActivationName = "sigmoid",
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch classes"]:
     """Return the last layer's output, before the softmax.
 
+    dtype: what to compute in, such as `jnp.bfloat16`; params and the logits keep their own, so that a loss of
+    them and its gradient do too.
+
     Raises:
+        TypeError: the dtype is not a floating-point one.
         ValueError: x is neither [n, features] nor [features] for the first layer, the batch is empty, a layer
             does not fit the one before it, or the activation is unknown.
     """
-    return _forward(params, x, activation)[-1][1]
+    if dtype is None:
+        return _forward(params, x, activation)[-1][1]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
+    own = jnp.result_type(*jax.tree.leaves(params))
+    low, x = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, _as_float(x, "x")))
+    return _forward(low, x, activation)[-1][1].astype(own)
 
 
 def predict(
-    params: Params, x: Num[ArrayLike, "*batch features"], *, activation: ActivationName = "sigmoid"
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    *,
+    activation: ActivationName = "sigmoid",
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch classes"]:
     """Return the probability of each class; every row sums to 1. Raises as `logits`."""
-    return softmax(logits(params, x, activation=activation))
+    return softmax(logits(params, x, activation=activation, dtype=dtype))
 
 
 def loss(
@@ -99,12 +117,17 @@ def loss(
     t: Targets,
     *,
     activation: ActivationName = "sigmoid",
+    class_weight: Num[ArrayLike, " classes"] | list | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, ""]:
-    """Return the mean cross entropy of the batch, exact from the logits.
+    """Return the mean cross entropy of the batch, exact from the logits, or its weighted mean.
 
-    Raises as `logits`, and for targets as `softmax_cross_entropy`.
+    `partial(network.loss, class_weight=...)` is a loss for `fit`. Raises as `logits`, and for targets and
+    weights as `softmax_cross_entropy`.
     """
-    return softmax_cross_entropy(logits(params, x, activation=activation), t)
+    outputs = logits(params, x, activation=activation, dtype=dtype)
+    return softmax_cross_entropy(outputs, t, class_weight=class_weight, sample_weight=sample_weight)
 
 
 def accuracy(
@@ -113,9 +136,10 @@ def accuracy(
     t: Targets,
     *,
     activation: ActivationName = "sigmoid",
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, ""]:
     """Return the share of examples, 0 to 1, whose most probable class is the target's. Raises as `loss`."""
-    outputs = logits(params, x, activation=activation)
+    outputs = logits(params, x, activation=activation, dtype=dtype)
     distribution, labels = target_distribution(t, outputs.shape, outputs.dtype)
     hits = (jnp.argmax(outputs, axis=-1) == labels).astype(outputs.dtype)
     unknown = (jnp.isnan(distribution) | jnp.isnan(outputs)).any(axis=-1)
@@ -162,6 +186,8 @@ def backprop(
     t: Targets,
     *,
     activation: ActivationName = "sigmoid",
+    class_weight: Num[ArrayLike, " classes"] | list | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
 ) -> Params:
     """Return the gradient of `loss` in `params`, by hand-written backpropagation; same pytree as params.
 
@@ -181,7 +207,10 @@ def backprop(
     t, _ = target_distribution(t, z.shape, z.dtype)
     # y · Σt is y for rows that sum to 1, and exact also for soft ones that do so only nearly.
     dz = jnp.atleast_2d(y * t.sum(axis=-1, keepdims=True) - t)
-    dz = dz / dz.shape[0]
+    if class_weight is None and sample_weight is None:
+        dz = dz / dz.shape[0]
+    else:
+        dz = dz * jnp.reshape(weight_shares(t, class_weight, sample_weight), (-1, 1))
     grads: list[Dense] = []
     for index in reversed(range(len(params))):
         a = jnp.atleast_2d(trace[index][0])  # [n, in]

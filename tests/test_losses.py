@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from scipy.special import log_softmax
+from sklearn.metrics import log_loss
 
 import jaxnet
 
@@ -109,3 +110,32 @@ def test_bad_targets_are_named_also_while_a_gradient_is_traced():
 @pytest.mark.parametrize("t", [np.array([0, 3]), np.array([-1, 0]), np.array([[1, 0, 0], [1, 1, 0]])])
 def test_compiled_code_says_nan_for_bad_targets(t):
     assert jnp.isnan(jax.jit(jaxnet.softmax_cross_entropy)(Y, t))
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_weighted_cross_entropy_is_scikit_learns(one_hot, rng):
+    z, t = rng.standard_normal((9, 3)), rng.integers(3, size=9)
+    classes, samples = np.array([0.5, 2.0, 1.0]), rng.random(9)
+    y = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    targets = np.eye(3)[t] if one_hot else t
+    for options, weights in (
+        ({"class_weight": classes}, classes[t]),
+        ({"sample_weight": samples}, samples),
+        ({"class_weight": classes, "sample_weight": samples}, classes[t] * samples),
+    ):
+        expected = log_loss(t, y, sample_weight=weights, labels=[0, 1, 2])
+        assert float(jaxnet.softmax_cross_entropy(z, targets, **options)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weight": [1, 2]}, r"class_weight must have shape \[3\], got \[2\]"),
+        ({"class_weight": [1, 2, -1]}, r"class_weight must be finite and not negative, got \[1, 2, -1\]"),
+        ({"sample_weight": [np.nan, 1]}, "sample_weight must be finite and not negative"),
+        ({"sample_weight": [0, 0]}, "sample_weight must not be all zero"),
+    ],
+)
+def test_bad_weights(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxnet.softmax_cross_entropy(np.zeros((2, 3)), [0, 1], **options)

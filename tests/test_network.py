@@ -123,3 +123,32 @@ def test_bad_input(unchecked, function, params, x, t, error, message):
 def test_unknown_activation(unchecked):
     with pytest.raises(ValueError, match="activation must be one of sigmoid, relu, tanh, got 'selu'"):
         network.logits(PARAMS, X, activation="selu")
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_backprop_of_the_weighted_loss(one_hot, x64, rng):
+    params = network.init(jax.random.key(0), (4, 5, 3), weight_std=0.5)
+    x, t = rng.standard_normal((9, 4)), rng.integers(3, size=9)
+    t = np.eye(3)[t] if one_hot else t
+    weights = {"class_weight": np.array([0.5, 2.0, 1.0]), "sample_weight": rng.random(9)}
+    by_hand = network.backprop(params, x, t, **weights)
+    numerical = jaxnet.numerical_gradient(lambda p: network.loss(p, x, t, **weights), params)
+    for one, other in zip(jax.tree.leaves(by_hand), jax.tree.leaves(numerical), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-8)
+
+
+def test_bfloat16_computes_coarsely_and_keeps_the_params_type(rng):
+    params = network.init(jax.random.key(0), (4, 5, 3), weight_std=0.5)
+    x, t = rng.standard_normal((9, 4)).astype(np.float32), rng.integers(3, size=9)
+    exact, coarse = network.logits(params, x), network.logits(params, x, dtype=jnp.bfloat16)
+    assert coarse.dtype == np.float32
+    assert 1e-5 < abs(exact - coarse).max() < 0.03  # eight bits of mantissa
+    np.testing.assert_array_equal(coarse, coarse.astype(jnp.bfloat16).astype(np.float32))
+    grads = jax.grad(network.loss)(params, x, t, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype(np.float32)}
+    for one, other in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(jax.grad(network.loss)(params, x, t)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=0.01)
+    with pytest.raises(TypeError, match="dtype must be a floating-point type, got int32"):
+        network.logits(params, x, dtype=np.int32)
