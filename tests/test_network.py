@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnet
 from jaxnet import network
 from jaxnet.network import Dense
 
