@@ -37,6 +37,7 @@ __all__ = [
     "load_mnist",
     "load_npz",
     "read_idx",
+    "split",
 ]
 
 _Path: TypeAlias = str | os.PathLike[str]
@@ -266,6 +267,29 @@ def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str |
     """
     raw = Path(path).expanduser().read_bytes()
     return _parse_idx(raw, _IdxFile(str(path), () if shape is None else shape, sha256))
+
+
+def split(
+    examples: tuple[Array, Array], fraction: float, seed: int = 0
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Split examples `(x, t)` at random into the rest and a `fraction` of them, held out for validation.
+
+    The same seed gives the same split. Raises ValueError for a fraction that is not between 0 and 1 or leaves
+    either part empty.
+
+    >>> train, validation = split((np.arange(10.0), np.arange(10)), 0.2)
+    >>> len(train[0]), validation[1]
+    (8, array([4, 6]))
+    """
+    x, t = examples
+    held_out = round(len(x) * fraction)
+    if not 0 < fraction < 1 or not 0 < held_out < len(x):
+        raise ValueError(
+            f"fraction must be between 0 and 1 and leave examples in both parts, got {fraction} of {len(x)}"
+        )
+    # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
+    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
+    return (x[rest], t[rest]), (x[chosen], t[chosen])
 
 
 def _parse_idx(raw: bytes, file: _IdxFile) -> Array:

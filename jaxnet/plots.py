@@ -54,6 +54,26 @@ def accuracy_curves(
     return figure
 
 
+def accuracy_bands(
+    epochs: Num[ArrayLike, " evals"],
+    curves: Mapping[str, Float[ArrayLike, "networks evals"]],
+    *,
+    ylabel: str = "accuracy",
+) -> "Figure":
+    """Return the mean ± standard deviation over networks, a band per name; NaN counts for nothing."""
+    figure, axes = _axes("epochs", ylabel)
+    x = np.asarray(epochs)
+    for label, networks in curves.items():
+        values = np.ma.masked_invalid(np.asarray(networks, float))
+        mean = values.mean(axis=0).filled(np.nan)
+        axes.plot(x, mean, label=label)
+        if len(values) > 1:
+            deviation = values.std(axis=0, ddof=1).filled(0.0)
+            axes.fill_between(x, mean - deviation, mean + deviation, alpha=0.25, linewidth=0)
+    axes.legend(loc="lower right", fontsize="small")
+    return figure
+
+
 def step_size_error(
     h: Float[ArrayLike, " n"], error: Float[ArrayLike, " n"], chosen: float | None = None
 ) -> "Figure":

@@ -1,4 +1,4 @@
-"""The commands `jaxnet train` and `jaxnet parity`."""
+"""The commands `jaxnet train`, `jaxnet sweep` and `jaxnet parity`."""
 
 import argparse
 import os
@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import jax
 
-from jaxnet.cli import parity, run_folder, train
+from jaxnet.cli import parity, run_folder, sweep, train
 from jaxnet.cli.options import Parser, shared
 
-_COMMANDS = {"train": train, "parity": parity}
+_COMMANDS = {"train": train, "sweep": sweep, "parity": parity}
 
 
 def entry() -> NoReturn:

@@ -25,8 +25,6 @@ def shared() -> Parser:
     add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
     add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
     add("--seed", type=_seed, default=0, metavar="N", help="of the initial weights and of the batches")
-    weight_std = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
-    add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=weight_std)
     return parser
 
 
@@ -46,6 +44,30 @@ def _positive(kind: type) -> Callable[[str], float]:
 
 
 number, whole = _positive(float), _positive(int)
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1, both excluded."""
+    value = number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """Parse a number from 0 up."""
+    if text in ("0", "0.0"):
+        return 0.0
+    try:
+        return number(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a number that is not negative, got {text!r}") from None
+
+
+def weight_std(add: Add, **several: str) -> None:
+    """Add the option --weight-std."""
+    help_ = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
+    add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=help_, **several)
 
 
 def _seed(text: str) -> int:

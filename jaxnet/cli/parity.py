@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from jaxnet import network, training
-from jaxnet.cli.options import Add, load, number, whole
+from jaxnet.cli.options import Add, load, number, weight_std, whole
 
 HELP = "Train the NumPy reference and jaxnet side by side in float64 and print how far apart they ever are."
 _PARITY_TOLERANCE = 1e-10
@@ -18,6 +18,7 @@ _PARITY_LIMIT = 10**8  # steps × batch size
 def add_options(add: Add) -> None:
     """Add the options of this command alone."""
     add("--hidden", type=whole, default=50, metavar="N", help="units of the hidden layer")
+    weight_std(add)
     rate = training.LEARNING_RATE
     add("--learning-rate", type=number, default=rate, metavar="RATE", help="of stochastic gradient descent")
 

@@ -1,43 +1,23 @@
 """The command `jaxnet train`."""
 
 import argparse
-import platform
 import sys
-from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import optax
 
-from jaxnet import checkpoints, datasets, network, plots, training
-from jaxnet.activations import ACTIVATIONS
-from jaxnet.cli import run_folder
-from jaxnet.cli.options import Add, load, number, whole
+from jaxnet import checkpoints, datasets, plots, training
+from jaxnet.cli import problem, run_folder
+from jaxnet.cli.options import Add, whole
 
 HELP = "Train a network; the defaults are the source's run (4.4)."
-_OPTIMIZERS: dict[str, tuple[Callable[[float], optax.GradientTransformation], float]] = {
-    # name: (factory, default learning rate)
-    "sgd": (optax.sgd, training.LEARNING_RATE),
-    "momentum": (partial(optax.sgd, momentum=0.9), 0.01),
-    "nesterov": (partial(optax.sgd, momentum=0.9, nesterov=True), 0.01),
-    "adam": (optax.adam, 0.001),
-    "adamw": (optax.adamw, 0.001),
-}
 
 
 def add_options(add: Add) -> None:
     """Add the options of this command alone."""
-    add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
-    add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
-    add("--optimizer", choices=_OPTIMIZERS, default="sgd", help="momentum and nesterov: 0.9")
-    rates = "by default " + ", ".join(f"{rate} for {name}" for name, (_, rate) in _OPTIMIZERS.items())
-    add("--learning-rate", type=number, metavar="RATE", default=argparse.SUPPRESS, help=rates)
-    sampling = "draw each batch anew, or shuffle once per epoch"
-    add("--sampling", choices=("replacement", "shuffle"), default="replacement", help=sampling)
-    every = "steps between two accuracy lines; by default an epoch's"
-    add("--eval-every", type=whole, metavar="N", default=argparse.SUPPRESS, help=every)
+    problem.add_options(add, several=False)
+    patience = "end after so many evaluations without a better validation loss, and keep the best parameters"
+    add("--patience", type=whole, metavar="N", default=argparse.SUPPRESS, help=patience)
     out = "the run folder; by default runs/DATA-DATE-TIME"
     add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
     add("--overwrite", action="store_true", help="write over the run that the folder holds")
@@ -49,48 +29,47 @@ def add_options(add: Add) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, write the run folder, print the summary; return the exit code."""
-    factory, default_rate = _OPTIMIZERS[options.optimizer]
-    learning_rate = getattr(options, "learning_rate", default_rate)
-    weight_std = getattr(options, "weight_std", 0.01 if len(options.hidden) == 1 else None)
-    (train, test), classes = load(options.data)
-    sizes = (train[0].shape[1], *options.hidden, classes)
+    with jax.enable_x64(options.dtype == "float64"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    stopping = None
+    if hasattr(options, "patience"):
+        if not hasattr(options, "validation"):
+            raise ValueError(
+                "--patience needs a part of the training examples to watch: expected --validation"
+            )
+        stopping = training.EarlyStopping(patience=options.patience)
+        options.metrics = ["accuracy", "loss"]
+    task = problem.read(options)
+    (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
+    hyperparameters = problem.hyperparameters(options)
+    weight_std = getattr(options, "weight_std", problem.default_weight_std(options))
+    optimizer = problem.optimizer(options, **hyperparameters)
     folder = run_folder.path(options)
-    packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
+    every = options.checkpoint_every
     configuration = run_folder.configuration(
         options,
         (train, test),
-        data=options.data,
-        train_examples=len(train[0]),
-        test_examples=len(test[0]),
-        sizes=sizes,
-        activation=options.activation,
+        **task.settings | hyperparameters,
         weight_std=weight_std,
-        optimizer=options.optimizer,
-        learning_rate=learning_rate,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        sampling=options.sampling,
-        seed=options.seed,
-        eval_every=getattr(options, "eval_every", None),
-        checkpoint_every=options.checkpoint_every,
-        device=str(jax.devices()[0]),
-        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+        patience=getattr(options, "patience", None),
+        checkpoint_every=every,
     )
 
     from tqdm import tqdm
 
     def print_accuracies(stretch: training.Stretch) -> None:
         if stretch.train:
-            tqdm.write(f"train acc, test acc | {stretch.train['accuracy']!s} , {stretch.test['accuracy']!s}")
+            values = (str(getattr(stretch, part)["accuracy"]) for part in task.parts)
+            tqdm.write(f"{', '.join(f'{part} acc' for part in task.parts)} | {' , '.join(values)}")
 
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
-    accuracy = partial(network.accuracy, activation=options.activation)
     failure: training.NonFiniteError | None = None
-    params, optimizer = network.init(init_key, sizes, weight_std=weight_std), factory(learning_rate)
-    every = options.checkpoint_every
-    with checkpoints.Checkpointer(
-        folder, every=every, best="test_accuracy", overwrite=options.overwrite
-    ) as saver:
+    params = problem.init(options, sizes, init_key, weight_std)
+    best = f"{'validation' if 'validation' in task.parts else 'test'}_accuracy"
+    with checkpoints.Checkpointer(folder, every=every, best=best, overwrite=options.overwrite) as saver:
         run_folder.check(folder, options, configuration)
         run_folder.clear(folder, options)
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
@@ -100,17 +79,19 @@ def run(options: argparse.Namespace) -> int:
             print(f"{folder}: {at}", file=sys.stderr)
         try:
             result = training.fit(
-                partial(network.loss, activation=options.activation),
+                task.loss,
                 params,
                 train,
                 test=test,
+                validation=task.parts.get("validation"),
                 optimizer=optimizer,
                 batch_size=options.batch_size,
                 steps=options.steps,
                 key=batch_key,
                 sampling=options.sampling,
-                metrics={"accuracy": accuracy},
+                metrics=task.metrics,
                 eval_every=getattr(options, "eval_every", None),
+                early_stopping=stopping,
                 callbacks=[print_accuracies, saver],
                 stretch=every,
                 resume=resume,
@@ -122,7 +103,9 @@ def run(options: argparse.Namespace) -> int:
         summary = {
             "steps": steps,
             "interrupted": result.interrupted,
-            "test_accuracy": float(accuracy(result.params, *test)),
+            "stopped_early": result.stopped_early,
+            "best_step": None if result.best is None else result.best.step,
+            "test_accuracy": float(task.metrics["accuracy"](result.params, *test)),
             "steps_per_second": steps / seconds if steps else 0.0,
             "train_seconds": seconds,
             "compile_seconds": result.compile_seconds,
@@ -136,9 +119,11 @@ def run(options: argparse.Namespace) -> int:
         )
         _plot(folder, result.history, len(train[0]) / options.batch_size)
         run_folder.write_summary(folder, summary)
+    stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     print(
-        f"{'-'.join(map(str, sizes))}, {options.optimizer} at {learning_rate:g}, {steps} steps"
-        f"{' (interrupted)' if result.interrupted else ''}: test accuracy {summary['test_accuracy']:.4f}\n"
+        f"{'-'.join(map(str, sizes))}, {options.optimizer} at {hyperparameters['learning_rate']:g}, {steps} steps"
+        f"{' (interrupted)' if result.interrupted else ''}"
+        f"{stopped}: test accuracy {summary['test_accuracy']:.4f}\n"
         f"{summary['steps_per_second']:,.0f} steps/s: {seconds:.2f} s of training, "
         f"{result.compile_seconds:.2f} s of compilation apart\n"
         f"written to {folder}"

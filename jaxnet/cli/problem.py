@@ -1,0 +1,151 @@
+"""What `jaxnet train` and `jaxnet sweep` have in common: dataset, network, loss, metrics and optimizer."""
+
+import argparse
+import platform
+from functools import partial
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet import datasets, network, optimizers
+from jaxnet.activations import ACTIVATIONS
+from jaxnet.cli import options as parsers
+from jaxnet.cli.options import Add, load, not_negative, number, share, whole
+
+_DTYPES = ("float32", "float64", "bfloat16")
+_OPTIONAL = ("learning_rate", "momentum", "weight_decay")  # of the optimizer; by default its own
+
+
+class Problem(NamedTuple):
+    """What to train on what, as the options say it."""
+
+    parts: dict[str, tuple[np.ndarray, np.ndarray]]
+    sizes: tuple[int, ...]
+    loss: Any
+    metrics: dict[str, Any]
+    settings: dict[str, Any]
+    """What `config.json` says of all this."""
+
+
+def add_options(add: Add, *, several: bool) -> None:
+    """Add the options; several: those that a sweep goes over take one value or more."""
+    more: dict[str, Any] = {"nargs": "+"} if several else {}
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
+    add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
+    parsers.weight_std(add, **more)
+    add("--optimizer", choices=optimizers.OPTIMIZERS, default="sgd", help="the rule of the updates")
+    rates = "by default " + ", ".join(
+        f"{rate} for {name}" for name, rate in optimizers.LEARNING_RATES.items()
+    )
+    add("--learning-rate", type=number, metavar="RATE", help=rates, **absent, **more)
+    momentum = "of momentum and nesterov; by default 0.9"
+    add("--momentum", type=not_negative, metavar="SHARE", help=momentum, **absent, **more)
+    decay = "by default 0, and 0.0001 for adamw"
+    add("--weight-decay", type=not_negative, metavar="RATE", help=decay, **absent, **more)
+    schedule = "of the learning rate, over --steps"
+    add("--schedule", choices=optimizers.SCHEDULES, default="constant", help=schedule)
+    warmup = "of warmup_cosine; by default a twentieth of --steps"
+    add("--warmup-steps", type=whole, metavar="N", help=warmup, **absent)
+    sampling = "draw each batch anew, or shuffle once per epoch"
+    add("--sampling", choices=("replacement", "shuffle"), default="replacement", help=sampling)
+    every = "steps between two evaluations; by default an epoch's"
+    add("--eval-every", type=whole, metavar="N", help=every, **absent)
+    add("--metrics", nargs="+", choices=("accuracy", "loss"), default=["accuracy"], help="what to evaluate")
+    validation = "share of the training examples to hold out, drawn by --seed"
+    add("--validation", type=share, metavar="SHARE", help=validation, **absent)
+    weights = "'balanced', or the weight of each class in the loss"
+    add("--class-weights", nargs="+", metavar="WEIGHT", help=weights, **absent)
+    dtype = "of params and arithmetic; bfloat16: of the arithmetic alone"
+    add("--dtype", choices=_DTYPES, default="float32", help=dtype)
+
+
+def read(options: argparse.Namespace) -> Problem:
+    """Load the dataset and make the problem; ValueError where the options do not fit it."""
+    (train, test), classes = load(options.data)
+    parts = {"train": train, "test": test}
+    if hasattr(options, "validation"):
+        train, validation = datasets.split(train, options.validation, options.seed)
+        parts = {"train": train, "validation": validation, "test": test}
+    dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
+    weights = _class_weights(getattr(options, "class_weights", None), train[1], classes)
+    chosen = {"activation": options.activation, "dtype": dtype}
+    loss = partial(network.loss, **chosen, class_weight=weights)
+    known = {"accuracy": partial(network.accuracy, **chosen), "loss": loss}
+    names = {"accuracy", *options.metrics}  # of accuracy are the lines, the plot and the summary
+    sizes = (train[0].shape[1], *options.hidden, classes)
+    packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
+    optional = ("momentum", "weight_decay", "warmup_steps", "validation", "class_weights", "eval_every")
+    settings = {
+        "data": options.data,
+        "train_examples": len(train[0]),
+        "test_examples": len(test[0]),
+        "sizes": sizes,
+        "activation": options.activation,
+        "optimizer": options.optimizer,
+        "schedule": options.schedule,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "sampling": options.sampling,
+        "seed": options.seed,
+        "metrics": sorted(names),
+        "dtype": options.dtype,
+        **{name: getattr(options, name, None) for name in optional},
+        "device": str(jax.devices()[0]),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+    return Problem(parts, sizes, loss, {name: known[name] for name in sorted(names)}, settings)
+
+
+def init(
+    options: argparse.Namespace, sizes: tuple[int, ...], key: jax.Array, weight_std: float | None
+) -> Any:
+    """Return the network's first parameters."""
+    dtype = np.float64 if options.dtype == "float64" else np.float32
+    return network.init(key, sizes, weight_std=weight_std, dtype=dtype)
+
+
+def default_weight_std(options: argparse.Namespace) -> float | None:
+    """Return the source's, with which deeper networks do not learn, or None: of each layer's own."""
+    return 0.01 if len(options.hidden) == 1 else None
+
+
+def optimizer(options: argparse.Namespace, **values: Any) -> optax.GradientTransformation:
+    """Return the optimizer, with values of its hyperparameters."""
+    if "momentum" in values and options.optimizer not in ("momentum", "nesterov"):
+        raise ValueError(f"--momentum is of momentum and nesterov, got it with {options.optimizer}")
+    return optimizers.optimizer(
+        options.optimizer,
+        schedule=options.schedule,
+        steps=options.steps,
+        warmup_steps=getattr(options, "warmup_steps", None),
+        **values,
+    )
+
+
+def hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the optimizer's hyperparameters that were given, and the learning rate in any case."""
+    found = {name: getattr(options, name) for name in _OPTIONAL if hasattr(options, name)}
+    return {"learning_rate": optimizers.LEARNING_RATES[options.optimizer]} | found
+
+
+def _class_weights(texts: list[str] | None, labels: np.ndarray, classes: int) -> np.ndarray | None:
+    if texts is None:
+        return None
+    if texts == ["balanced"]:
+        counts = np.bincount(labels, minlength=classes)
+        return np.divide(len(labels), classes * counts, out=np.zeros(classes), where=counts > 0)
+    try:
+        weights = np.array([not_negative(text) for text in texts])
+    except argparse.ArgumentTypeError:
+        weights = np.array([])
+    if len(weights) != classes:
+        raise ValueError(
+            f"--class-weights must be 'balanced' or {classes} numbers that are not negative, one for each "
+            f"class, got {' '.join(texts)}"
+        )
+    return weights

@@ -1,0 +1,188 @@
+"""The command `jaxnet sweep`."""
+
+import argparse
+import csv
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import many, plots
+from jaxnet.cli import problem, run_folder
+from jaxnet.cli.options import Add, whole
+
+HELP = "Train a network for every setting and seed, all as one program, and rank the settings."
+_MAX_BANDS = 8
+
+
+def add_options(add: Add) -> None:
+    """Add the options of this command alone."""
+    problem.add_options(add, several=True)
+    add(
+        "--seeds",
+        type=whole,
+        default=4,
+        metavar="N",
+        help="how many for each setting: --seed and those above",
+    )
+    shared = "let all networks see the batches of --seed: much faster, but they vary only by their start"
+    add("--share-batches", action="store_true", help=shared)
+    add("--max-networks", type=whole, default=64, metavar="N", help="how many to train at a time")
+    out = "the run folder; by default runs/DATA-DATE-TIME"
+    add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
+    add("--overwrite", action="store_true", help="write over the run that the folder holds")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train all, write the run folder, print the table; return the exit code."""
+    options.resume = False
+    with jax.enable_x64(options.dtype == "float64"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    task = problem.read(options)
+    varied = {"weight_std": [problem.default_weight_std(options)], **problem.hyperparameters(options)}
+    varied |= {"weight_std": options.weight_std} if hasattr(options, "weight_std") else {}
+    grid = {name: list(np.atleast_1d(values)) for name, values in varied.items()}
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    hyperparameters = [name for name in grid if name != "weight_std"]
+    for setting in settings:  # what is wrong with one of them is said before anything is computed
+        problem.optimizer(options, **{name: float(setting[name]) for name in hyperparameters})
+    if options.seed + options.seeds > 2**32:
+        raise ValueError(
+            f"--seed and those above must be below 2**32, got {options.seeds} from {options.seed}"
+        )
+    seeds = range(options.seed, options.seed + options.seeds)
+    networks = [(setting, seed) for setting in settings for seed in seeds]
+
+    folder = run_folder.path(options)
+    split = task.parts["train"], task.parts["test"]
+    extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
+    configuration = run_folder.configuration(options, split, **task.settings | extra)
+    run_folder.check(folder, options, configuration)
+    run_folder.clear(folder, options)
+    run_folder.write_config(folder, configuration)
+
+    keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
+    starts = [
+        problem.init(options, task.sizes, keys[seed][0], setting["weight_std"]) for setting, seed in networks
+    ]
+    result = many.fit_many(
+        task.loss,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
+        task.parts["train"],
+        test=task.parts["test"],
+        validation=task.parts.get("validation"),
+        optimizer=partial(problem.optimizer, options),
+        hyperparameters={name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters},
+        batch_size=options.batch_size,
+        steps=options.steps,
+        key=keys[options.seed][1]
+        if options.share_batches
+        else jnp.stack([keys[seed][1] for _, seed in networks]),
+        sampling=options.sampling,
+        metrics=task.metrics,
+        eval_every=getattr(options, "eval_every", None),
+        max_networks=options.max_networks,
+    )
+
+    judge = "validation" if "validation" in task.parts else "test"
+    final = {part: _final_accuracies(task, result, part) for part in {judge, "test"}}
+    varying = [name for name in grid if len(grid[name]) > 1] or ["learning_rate"]
+    rows = _table(settings, len(seeds), final, result.diverged)
+    rows = sorted(rows, key=lambda row: (row["diverged"], -row[f"{judge}_accuracy_mean"]))
+    _print_table(rows, varying, judge, final, len(seeds))
+    _write_networks(folder / "networks.csv", networks, result, final)
+    curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), len(seeds), -1)
+    epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
+    bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
+    figure = plots.accuracy_bands(epochs, bands, ylabel=f"{judge} accuracy, mean ± std of {len(seeds)} seeds")
+    figure.savefig(folder / "accuracy.png", dpi=150)
+    summary = {
+        "interrupted": result.interrupted,
+        "networks": len(networks),
+        "network_steps_per_second": float(np.sum(result.state.step)) / max(result.train_seconds, 1e-9),
+        "train_seconds": result.train_seconds,
+        "compile_seconds": result.compile_seconds,
+        "ranking": rows,
+    }
+    run_folder.write_summary(folder, summary)
+    print(
+        f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
+        f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of training, "
+        f"{result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
+    )
+    return 130 if result.interrupted else 0
+
+
+def _final_accuracies(task: problem.Problem, result: many.FitManyResult, part: str) -> np.ndarray:
+    """Return each network's accuracy after its last step, NaN if it diverged or did not begin."""
+    accuracy = jax.jit(task.metrics["accuracy"])
+    values = [
+        accuracy(jax.tree.map(lambda leaf, index=index: leaf[index], result.params), *task.parts[part])
+        for index in range(len(result.diverged))
+    ]
+    return np.where(result.diverged | (np.asarray(result.state.step) == 0), np.nan, np.array(values, float))
+
+
+def _table(
+    settings: list[dict[str, Any]], seeds: int, final: dict[str, np.ndarray], diverged: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return a row per setting: mean and standard deviation over the seeds that did not diverge."""
+    rows = []
+    for index, setting in enumerate(settings):
+        own = slice(index * seeds, (index + 1) * seeds)
+        row: dict[str, Any] = {"setting": index, **setting, "diverged": int(diverged[own].sum())}
+        for part, values in final.items():
+            kept = values[own][~np.isnan(values[own])]
+            row[f"{part}_accuracy_mean"] = float(kept.mean()) if len(kept) else 0.0
+            row[f"{part}_accuracy_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
+        rows.append(row)
+    return rows
+
+
+def _print_table(
+    rows: list[dict[str, Any]], varying: list[str], judge: str, final: dict[str, np.ndarray], seeds: int
+) -> None:
+    parts = [judge, *(part for part in final if part != judge)]
+    header = ["rank", *(name.replace("_", "-") for name in varying), *(f"{part} accuracy" for part in parts)]
+    lines = [[*header, "diverged"]]
+    for rank, row in enumerate(rows, 1):
+        accuracies = [
+            f"{row[f'{part}_accuracy_mean']:.4f} ± {row[f'{part}_accuracy_std']:.4f}"
+            if row["diverged"] < seeds
+            else "-"
+            for part in parts
+        ]
+        values = ["1/sqrt(n)" if row[name] is None else f"{row[name]:g}" for name in varying]
+        lines.append([str(rank), *values, *accuracies, f"{row['diverged']} of {seeds}"])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _label(row: dict[str, Any], varying: list[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {row[name]:g}" for name in varying)
+
+
+def _write_networks(
+    path: Path,
+    networks: list[tuple[dict[str, Any], int]],
+    result: many.FitManyResult,
+    final: dict[str, np.ndarray],
+) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [*networks[0][0], "seed", "steps", "diverged", *(f"{part}_accuracy" for part in final)]
+        )
+        for index, (setting, seed) in enumerate(networks):
+            outcome = int(result.state.step[index]), bool(result.diverged[index])
+            writer.writerow(
+                [*setting.values(), seed, *outcome, *(values[index] for values in final.values())]
+            )
