@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     final = {part: _final_accuracies(task, result, part) for part in {judge, "test"}}
     varying = [name for name in grid if len(grid[name]) > 1] or ["learning_rate"]
     rows = _table(settings, len(seeds), final, result.diverged)
-    rows = sorted(rows, key=lambda row: (row["diverged"], -row[f"{judge}_accuracy_mean"]))
+    rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_accuracy_mean"] or 0)))
     _print_table(rows, varying, judge, final, len(seeds))
     _write_networks(folder / "networks.csv", networks, result, final)
     curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), len(seeds), -1)
@@ -114,8 +114,8 @@ def _run(options: argparse.Namespace) -> int:
     run_folder.write_summary(folder, summary)
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
-        f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of training, "
-        f"{result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
+        f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of "
+        f"training, {result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
     )
     return 130 if result.interrupted else 0
 
@@ -140,7 +140,7 @@ def _table(
         row: dict[str, Any] = {"setting": index, **setting, "diverged": int(diverged[own].sum())}
         for part, values in final.items():
             kept = values[own][~np.isnan(values[own])]
-            row[f"{part}_accuracy_mean"] = float(kept.mean()) if len(kept) else 0.0
+            row[f"{part}_accuracy_mean"] = float(kept.mean()) if len(kept) else None
             row[f"{part}_accuracy_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
         rows.append(row)
     return rows
@@ -155,12 +155,13 @@ def _print_table(
     for rank, row in enumerate(rows, 1):
         accuracies = [
             f"{row[f'{part}_accuracy_mean']:.4f} ± {row[f'{part}_accuracy_std']:.4f}"
-            if row["diverged"] < seeds
+            if row[f"{part}_accuracy_mean"] is not None
             else "-"
             for part in parts
         ]
-        values = ["1/sqrt(n)" if row[name] is None else f"{row[name]:g}" for name in varying]
-        lines.append([str(rank), *values, *accuracies, f"{row['diverged']} of {seeds}"])
+        lines.append(
+            [str(rank), *(f"{row[name]:g}" for name in varying), *accuracies, f"{row['diverged']} of {seeds}"]
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))

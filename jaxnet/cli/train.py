@@ -120,10 +120,10 @@ def _run(options: argparse.Namespace) -> int:
         _plot(folder, result.history, len(train[0]) / options.batch_size)
         run_folder.write_summary(folder, summary)
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
+    rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
-        f"{'-'.join(map(str, sizes))}, {options.optimizer} at {hyperparameters['learning_rate']:g}, {steps} steps"
-        f"{' (interrupted)' if result.interrupted else ''}"
-        f"{stopped}: test accuracy {summary['test_accuracy']:.4f}\n"
+        f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
+        f"{' (interrupted)' if result.interrupted else ''}{stopped}: test accuracy {summary['test_accuracy']:.4f}\n"
         f"{summary['steps_per_second']:,.0f} steps/s: {seconds:.2f} s of training, "
         f"{result.compile_seconds:.2f} s of compilation apart\n"
         f"written to {folder}"
