@@ -282,8 +282,8 @@ def split(
     (8, array([4, 6]))
     """
     x, t = examples
-    held_out = round(len(x) * fraction)
-    if not 0 < fraction < 1 or not 0 < held_out < len(x):
+    held_out = round(len(x) * fraction) if 0 < fraction < 1 else 0
+    if not 0 < held_out < len(x):
         raise ValueError(
             f"fraction must be between 0 and 1 and leave examples in both parts, got {fraction} of {len(x)}"
         )

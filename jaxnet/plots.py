@@ -70,7 +70,7 @@ def accuracy_bands(
         if len(values) > 1:
             deviation = values.std(axis=0, ddof=1).filled(0.0)
             axes.fill_between(x, mean - deviation, mean + deviation, alpha=0.25, linewidth=0)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(fontsize="small")
     return figure
 
 

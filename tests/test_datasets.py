@@ -768,3 +768,19 @@ def test_load_of_an_unknown_name_lists_the_choices(name, hint):
 def test_load_refuses_a_directory_that_means_nothing(name, tmp_path):
     with pytest.raises(ValueError, match="directory is for 'mnist' and 'fashion-mnist' only"):
         datasets.load(name, tmp_path)
+
+
+def test_split_parts_the_examples_alike_for_a_seed():
+    x, t = np.arange(20.0).reshape(10, 2), np.arange(10)
+    (x_rest, t_rest), (x_held, t_held) = datasets.split((x, t), 0.3, seed=1)
+    assert sorted([*t_rest, *t_held]) == list(range(10)) and len(t_held) == 3
+    np.testing.assert_array_equal(x[t_held], x_held)
+    np.testing.assert_array_equal(x[t_rest], x_rest)
+    np.testing.assert_array_equal(datasets.split((x, t), 0.3, seed=1)[1][1], t_held)
+    assert not np.array_equal(datasets.split((x, t), 0.3, seed=2)[1][1], t_held)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 0.01, 0.99, float("nan")])
+def test_split_that_leaves_a_part_empty(fraction):
+    with pytest.raises(ValueError, match="fraction must be between 0 and 1 and leave examples in both"):
+        datasets.split((np.zeros((10, 2)), np.zeros(10, int)), fraction)

@@ -40,6 +40,17 @@ def test_loss_curve_has_a_running_mean_that_is_a_mean(rng):
     assert len(plots.loss_curve(loss[:0]).axes[0].lines) == 1
 
 
+def test_accuracy_bands_are_mean_and_standard_deviation():
+    networks = np.array([[0.1, 0.5, np.nan], [0.3, 0.7, 0.9]])
+    (axes,) = plots.accuracy_bands(np.arange(3), {"a": networks, "b": networks[:1] * np.nan}).axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.2, 0.6, 0.9])
+    corners = axes.collections[0].get_paths()[0].vertices
+    spread = np.sqrt(0.02)  # of 0.1, 0.3 and of 0.5, 0.7
+    for x, y in ((0, 0.2 - spread), (0, 0.2 + spread), (1, 0.6 + spread), (2, 0.9)):
+        assert np.isclose(corners, (x, y)).all(axis=1).any()
+    assert [text.get_text() for text in axes.get_legend().texts] == ["a", "b"]
+
+
 def test_the_other_figures_are_drawn(rng):
     x = np.linspace(0, 20, 50)
     for figure in (

@@ -54,9 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     for setting in settings:  # what is wrong with one of them is said before anything is computed
         problem.optimizer(options, **{name: float(setting[name]) for name in hyperparameters})
     if options.seed + options.seeds > 2**32:
-        raise ValueError(
-            f"--seed and those above must be below 2**32, got {options.seeds} from {options.seed}"
-        )
+        raise ValueError(f"seeds must be below 2**32, got {options.seeds} of them from {options.seed}")
     seeds = range(options.seed, options.seed + options.seeds)
     networks = [(setting, seed) for setting in settings for seed in seeds]
 

@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "patience"):
         if not hasattr(options, "validation"):
             raise ValueError(
-                "--patience needs a part of the training examples to watch: expected --validation"
+                "--patience watches the loss on held-out examples: expected --validation, got none"
             )
         stopping = training.EarlyStopping(patience=options.patience)
         options.metrics = ["accuracy", "loss"]
@@ -123,7 +123,8 @@ def _run(options: argparse.Namespace) -> int:
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
         f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
-        f"{' (interrupted)' if result.interrupted else ''}{stopped}: test accuracy {summary['test_accuracy']:.4f}\n"
+        f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
+        f"test accuracy {summary['test_accuracy']:.4f}\n"
         f"{summary['steps_per_second']:,.0f} steps/s: {seconds:.2f} s of training, "
         f"{result.compile_seconds:.2f} s of compilation apart\n"
         f"written to {folder}"

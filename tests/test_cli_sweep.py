@@ -1,0 +1,144 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.utils.class_weight import compute_class_weight
+
+from jaxnet import cli, datasets
+from jaxnet.cli import problem
+
+QUICK = ["--data", "digits", "--steps", "200", "--eval-every", "50"]
+
+
+def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
+    grid = ["--seeds", "2", "--learning-rate", "0.3", "0.9", "--weight-std", "0.1", "--seed", "5"]
+    momentum = ["--optimizer", "nesterov", "--momentum", "0.5"]
+    folder = tmp_path / "sweep"
+    assert cli.main(["sweep", *QUICK, *grid, *momentum, "--out", str(folder)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    with (folder / "networks.csv").open() as file:
+        networks = list(csv.DictReader(file))
+    assert [(row["learning_rate"], row["seed"]) for row in networks] == [
+        ("0.3", "5"), ("0.3", "6"), ("0.9", "5"), ("0.9", "6"),
+    ]  # fmt: skip
+    alone = ["--learning-rate", "0.9", "--weight-std", "0.1", "--seed", "6", "--out", str(tmp_path / "train")]
+    assert cli.main(["train", *QUICK, *alone, *momentum]) == 0
+    summary = json.loads((tmp_path / "train" / "summary.json").read_text())
+    assert float(networks[3]["test_accuracy"]) == pytest.approx(summary["test_accuracy"], abs=0.01)
+
+    ranking = json.loads((folder / "summary.json").read_text())["ranking"]
+    for row in ranking:
+        own = [
+            float(n["test_accuracy"]) for n in networks if float(n["learning_rate"]) == row["learning_rate"]
+        ]
+        assert row["test_accuracy_mean"] == pytest.approx(np.mean(own))
+        assert row["test_accuracy_std"] == pytest.approx(np.std(own, ddof=1))
+    assert ranking[0]["test_accuracy_mean"] >= ranking[1]["test_accuracy_mean"]
+    assert out[0].split() == ["rank", "learning-rate", "test", "accuracy", "diverged"]
+    best = ranking[0]
+    mean, std = best["test_accuracy_mean"], best["test_accuracy_std"]
+    assert out[1].split() == [
+        "1",
+        f"{best['learning_rate']:g}",
+        f"{mean:.4f}",
+        "±",
+        f"{std:.4f}",
+        *["0", "of", "2"],
+    ]
+    assert imread(folder / "accuracy.png").std() > 0.01
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["seeds"], config["options"]["learning_rate"]) == (2, [0.3, 0.9])
+
+    assert cli.main(["sweep", *QUICK, *grid, "--out", str(folder)]) == 2
+    assert "already holds a run: choose another --out, or --overwrite it" in capsys.readouterr().err
+
+
+def test_settings_that_diverge_rank_last(tmp_path, capsys):
+    grid = ["--seeds", "1", "--learning-rate", "1e20", "0.1", "--activation", "relu", "--share-batches"]
+    assert cli.main(["sweep", *QUICK, *grid, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:2] == ["1", "0.1"]
+    assert lines[2].split() == ["2", "1e+20", "-", "1", "of", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning-rate", "0.1", "0"], "argument --learning-rate: expected a positive number, got '0'"),
+        (["--momentum", "0.5"], "--momentum is of momentum and nesterov, got it with sgd"),
+        (["--optimizer", "momentum", "--momentum", "1"], "momentum must be in 0..1, without 1, got 1.0"),
+        (
+            ["--weight-decay", "-1"],
+            "--weight-decay: expected a number that is not negative, got '-1'",
+        ),
+        (["--schedule", "linear"], "argument --schedule: invalid choice: 'linear'"),
+        (["--warmup-steps", "5"], "warmup_steps is of the schedule warmup_cosine, got it with constant"),
+        (["--validation", "1"], "argument --validation: expected a number between 0 and 1, got '1'"),
+        (
+            ["--class-weights", "1", "2"],
+            "--class-weights must be 'balanced' or 10 numbers",
+        ),
+        (["--seed", "4294967295"], "seeds must be below 2**32, got 4 of them from 4294967295"),
+    ],
+)
+def test_wrong_options(arguments, message, tmp_path, capsys):
+    command = ["sweep", *QUICK, "--out", str(tmp_path / "run"), *arguments]
+    try:
+        assert cli.main(command) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not (tmp_path / "run").exists()
+
+
+def test_train_holds_out_stops_early_and_gives_back_the_best(tmp_path, capsys):
+    learning = ["--optimizer", "adamw", "--learning-rate", "0.05", "--schedule", "warmup_cosine"]
+    stopping = ["--validation", "0.2", "--patience", "2", "--steps", "3000", "--eval-every", "20"]
+    weights = ["--class-weights", "balanced", "--weight-decay", "0.01"]
+    arguments = [*learning, *stopping, *weights, "--data", "digits", "--out", str(tmp_path)]
+    assert cli.main(["train", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("train acc, validation acc, test acc | ")
+    with (tmp_path / "history.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
+    losses = [float(row["validation_loss"]) for row in rows]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    best = int(np.argmin(losses))
+    assert summary["stopped_early"] and summary["best_step"] == 20 * best
+    assert len(losses) == best + 3 < 150
+    assert summary["test_accuracy"] == pytest.approx(float(rows[best]["test_accuracy"]), abs=1e-6)
+    assert f"stopped early, best after step {20 * best}: test accuracy" in lines[-3]
+
+
+def test_patience_without_a_validation_set(tmp_path, capsys):
+    assert cli.main(["train", *QUICK, "--patience", "2", "--out", str(tmp_path)]) == 2
+    assert (
+        "--patience watches the loss on held-out examples: expected --validation" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_train_in_another_dtype(dtype, tmp_path):
+    from safetensors.numpy import load_file
+
+    arguments = ["--dtype", dtype, "--metrics", "loss", "--out", str(tmp_path)]
+    assert cli.main(["train", *QUICK, *arguments, "--learning-rate", "1"]) == 0
+    stored = {array.dtype for array in load_file(tmp_path / "params.safetensors").values()}
+    assert stored == {np.dtype("float64" if dtype == "float64" else "float32")}
+    with (tmp_path / "history.csv").open() as file:
+        losses = [row["loss"] for row in csv.DictReader(file)]
+    assert float(losses[-1]) < 1.8 < float(losses[0])
+    assert max(map(len, losses)) > 14 if dtype == "float64" else max(map(len, losses)) < 14
+
+
+def test_balanced_class_weights_are_scikit_learns():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    weights = problem._class_weights(["balanced"], labels, 4)
+    np.testing.assert_allclose(
+        weights[:3] * 4 / 3, compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    )
+    assert weights[3] == 0  # of a class that no example has
+    _, (_, t) = datasets.load("digits")
+    np.testing.assert_array_equal(problem._class_weights(["2"] * 10, t, 10), 2)
