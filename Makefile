@@ -5,7 +5,7 @@ CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test lint types tests bench lowest clean
+.PHONY: demo test lint types tests bench bench-checkers lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
@@ -25,6 +25,9 @@ tests: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.training
+
+bench-checkers: $(INSTALLED)
+	$(BIN)/python -m benchmarks.checkers
 
 # The whole suite with the oldest releases that pyproject.toml admits.
 lowest:

@@ -3,11 +3,13 @@
 A run folder holds `history.csv`, a line for each step, and `checkpoints/STEP/`, each with the state in a
 safetensors file and the `SHA256SUMS` of all its files, which are written last: a folder without them is a
 save that did not finish. A checkpoint counts only if the history up to its step is also what it was.
+`checkpoints/best.safetensors` holds the state of the best evaluation, where one is asked for.
 """
 
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import logging
 import os
 import shutil
@@ -28,7 +30,7 @@ from jaxnet.training import Best, FitResult, History, Stretch, TrainState
 PyTree = Any
 _Path = str | os.PathLike[str]
 _HISTORY, _CHECKPOINTS, _SUMS = "history.csv", "checkpoints", "SHA256SUMS"
-_STATE = Path("default", "state.safetensors")
+_STATE, _BEST = "state.safetensors", "best.safetensors"
 _log = logging.getLogger(__name__)
 
 __all__ = ["Checkpointer", "Exported", "load_params", "restore", "save_params", "steps"]
@@ -49,6 +51,7 @@ class _Found(NamedTuple):
     arrays: dict[str, np.ndarray]
     metadata: dict[str, Any]
     history: History
+    source: str
 
 
 def steps(folder: _Path) -> list[int]:
@@ -64,7 +67,7 @@ def restore(
 
     folder: the run folder; nothing in it is changed. like: the state before the first step,
     `training.init_state(params, optimizer, key)`, which says how the arrays hang together. step: that of
-    another checkpoint, or "best": the one of the best evaluation, where the run kept it.
+    another checkpoint, or "best": that of the best evaluation, where the run keeps it.
 
     A checkpoint of which a byte was changed or cut off is named on the log (one line on stderr), and the one
     before it used.
@@ -75,14 +78,15 @@ def restore(
     """
     if step is None:
         found = _latest(Path(folder))
-    else:
-        if step == "best":
-            latest = _latest(Path(folder))
-            step = latest and latest.metadata["best_step"]
-        if step is None or step not in steps(folder):
-            raise ValueError(f"{folder}: expected a step among {steps(folder)}, got {step}")
-        found = _read(Path(folder), int(step))
-    return None if found is None else _result(found, like, str(Path(folder, _CHECKPOINTS, str(found.step))))
+        return None if found is None else _result(found, like)
+    if step == "best":
+        path = Path(folder, _CHECKPOINTS, _BEST)
+        if not path.exists():
+            raise ValueError(f"{folder}: expected a run that keeps its best evaluation, got none there")
+        return _result(_parse(Path(folder), path), like)
+    if step not in steps(folder):
+        raise ValueError(f"{folder}: expected a step among {steps(folder)}, got {step}")
+    return _result(_read(Path(folder), step), like)
 
 
 class Checkpointer:
@@ -139,15 +143,14 @@ class Checkpointer:
         self.folder = Path(folder)
         self._every, self._keep, self._best, self._overwrite = every, keep, best, overwrite
         self._sign = 1 if mode == "max" else -1
-        self._best_step: int | None = None
         self._best_value = -np.inf
+        self._best_snapshot: _Snapshot | None = None  # since the last checkpoint
         self._history: HistoryFile | None = None
         self._seconds = [0.0, 0.0]  # of compilation and training
-        self._queue: list[tuple[int, History, _Snapshot | None]] = []  # since the last checkpoint
+        self._queue: list[tuple[int, History]] = []  # since the last checkpoint
         self._taken = 0  # the step of the last checkpoint handed over
         self._written: int | None = None  # and of the last one on disk
         self._job: Future[Any] | None = None
-        self._manager: Any = None
 
     def __enter__(self) -> "Checkpointer":
         _tensors.require()
@@ -165,8 +168,6 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.shutdown(wait=True)
-        if self._manager is not None:
-            self._manager.close()
         os.close(self._lock)
         if error is None and self._job is not None:
             self._job.result()
@@ -180,7 +181,7 @@ class Checkpointer:
         if found is None:
             self._begin()
             return None
-        result = _result(found, like, str(self.folder / _CHECKPOINTS / str(found.step)))
+        result = _result(found, like)
         self._begin(found)
         return result
 
@@ -190,16 +191,11 @@ class Checkpointer:
         first, history = _history.piece(stretch)
         step = int(stretch.state.step)
         self._seconds[1] += stretch.seconds
-        snapshot = None
-        if self._improves(stretch, step):
-            snapshot = self._snapshot(stretch.state, stretch.best)
-            self._queue = [(*entry[:2], None) for entry in self._queue]  # no longer the best
-        due = step // self._every > self._taken // self._every
-        if due and snapshot is None:
-            snapshot = self._snapshot(stretch.state, stretch.best)
-        self._queue.append((first, history, snapshot))
-        if due:
-            self._hand_over(step)
+        self._queue.append((first, history))
+        if self._improves(history):
+            self._best_snapshot = self._snapshot(stretch.state, stretch.best)
+        if step // self._every > self._taken // self._every:
+            self._hand_over(self._snapshot(stretch.state, stretch.best))
 
     def save(self, result: FitResult) -> None:
         """Write the checkpoint of a result, such as the end of a run, and wait until all is on the disk."""
@@ -207,8 +203,8 @@ class Checkpointer:
         step = int(result.state.step)
         self._seconds = [result.compile_seconds, result.train_seconds]
         if step > self._taken:
-            self._queue.append((0, result.history, self._snapshot(result.state, result.best)))
-            self._hand_over(step)
+            self._queue.append((0, result.history))
+            self._hand_over(self._snapshot(result.state, result.best))
         if self._job is not None:
             self._job.result()
 
@@ -222,68 +218,73 @@ class Checkpointer:
 
     def _begin(self, found: _Found | None = None) -> None:
         """Take the folder to what it was at that checkpoint, or empty it."""
-        for step in steps(self.folder):
-            if found is None or step > found.step:
-                shutil.rmtree(self.folder / _CHECKPOINTS / str(step))
+        root = self.folder / _CHECKPOINTS
+        root.mkdir(exist_ok=True)
+        for path in root.iterdir():  # what orbax did not finish has other names
+            if path.is_dir() and (found is None or not path.name.isdecimal() or int(path.name) > found.step):
+                shutil.rmtree(path)
+        if found is None:
+            (root / _BEST).unlink(missing_ok=True)
         self._history = HistoryFile(self.folder / _HISTORY, None if found is None else _mark(found.metadata))
         if found is not None:
             self._taken = self._written = found.step
             self._seconds = [found.metadata["compile_seconds"], found.metadata["train_seconds"]]
             if self._best is not None:
                 values = self._sign * _curve(found.history, self._best)
-                if not np.isnan(values).all():
-                    index = int(np.nanargmax(values))
-                    self._best_value, self._best_step = values[index], int(found.history.eval_step[index]) + 1
+                self._best_value = max(values[~np.isnan(values)], default=-np.inf)
 
-    def _improves(self, stretch: Stretch, step: int) -> bool:
-        if self._best is None or not stretch.train:
+    def _improves(self, history: History) -> bool:
+        if self._best is None or not len(history.eval_step):
             return False
-        (value,) = self._sign * _curve(_history.piece(stretch)[1], self._best)
+        (value,) = self._sign * _curve(history, self._best)
         if not value > self._best_value:
             return False
-        self._best_value, self._best_step = value, step
+        self._best_value = value
         return True
 
     def _snapshot(self, state: TrainState, best: Best | None) -> _Snapshot:
         arrays = _tensors.flatten({"state": state} | ({} if best is None else {"best": best}))
         metadata = {
             "key": str(jax.random.key_impl(state.key)),
-            "best_step": self._best_step,
             "compile_seconds": self._seconds[0],
             "train_seconds": self._seconds[1],
         }
         return _Snapshot(int(state.step), arrays, metadata)
 
-    def _hand_over(self, step: int) -> None:
+    def _hand_over(self, snapshot: _Snapshot) -> None:
         if self._job is not None:
             self._job.result()  # one at a time, and its error as soon as may be
         queue, self._queue = self._queue, []
-        self._taken = step
-        self._job = self._worker.submit(self._write, queue)
+        best, self._best_snapshot = self._best_snapshot, None
+        self._taken = snapshot.step
+        self._job = self._worker.submit(self._write, queue, snapshot, best)
 
-    def _write(self, queue: Sequence[tuple[int, History, _Snapshot | None]]) -> None:
+    def _write(self, queue: Sequence[tuple[int, History]], last: _Snapshot, best: _Snapshot | None) -> None:
         from jaxnet import _orbax
 
         assert self._history is not None
+        root = self.folder / _CHECKPOINTS
         try:
-            if self._manager is None:
-                self._manager = _orbax.manager(
-                    self.folder / _CHECKPOINTS, self._keep, lambda: self._best_step
-                )
-            marked = [(self._history.append(first, history), snapshot) for first, history, snapshot in queue]
+            marks = {mark.rows: mark for mark in itertools.starmap(self._history.append, queue)}
             self._history.sync()
-            for mark, snapshot in marked:
-                if snapshot is not None and snapshot.step != self._written:
-                    data = _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
-                    _orbax.save(self._manager, snapshot.step, data)
-                    path = self.folder / _CHECKPOINTS / str(snapshot.step)
-                    _tensors.write(path / _SUMS, _sums(path))
-                    self._written = snapshot.step
+            if best is not None and best.step in marks:
+                _tensors.write(root / _BEST, _packed(best, marks[best.step]))
+            path = root / str(last.step)
+            _orbax.save(path, _packed(last, marks[last.step]))
+            _tensors.write(path / _SUMS, _sums(path))
+            self._written = last.step
+            for step in steps(self.folder)[: -self._keep]:
+                (root / str(step) / _SUMS).unlink(missing_ok=True)  # first: it no longer counts
+                shutil.rmtree(root / str(step))
         except OSError as error:
-            last = "there is none" if self._written is None else f"the last is of step {self._written}"
+            latest = "there is none" if self._written is None else f"the last is of step {self._written}"
             raise OSError(
-                error.errno, f"cannot write a checkpoint, {last}: {error.strerror}", error.filename
+                error.errno, f"cannot write a checkpoint, {latest}: {error.strerror}", error.filename
             ) from None
+
+
+def _packed(snapshot: _Snapshot, mark: Mark) -> bytes:
+    return _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
 
 
 def _lock(folder: Path) -> int:
@@ -334,27 +335,31 @@ def _read(folder: Path, step: int) -> _Found:
         lines = set(expected.splitlines()) ^ set(got.splitlines())
         names = sorted({line[66:].decode(errors="replace") for line in lines})
         raise ValueError(f"{path} is damaged in {', '.join(names) or _SUMS}")
-    arrays, metadata = _tensors.unpack((path / _STATE).read_bytes(), str(path / _STATE))
+    return _parse(folder, path / _STATE)
+
+
+def _parse(folder: Path, path: Path) -> _Found:
+    arrays, metadata = _tensors.unpack(path.read_bytes(), str(path))
+    mark = _mark(metadata)
     try:
-        history = _history.read(folder / _HISTORY, _mark(metadata))
+        return _Found(mark.rows, arrays, metadata, _history.read(folder / _HISTORY, mark), str(path))
     except ValueError as error:
         raise ValueError(f"{path} does not count: {error}") from None
-    return _Found(step, arrays, metadata, history)
 
 
 def _mark(metadata: dict[str, Any]) -> Mark:
     return Mark(**{name: metadata[name] for name in Mark._fields})
 
 
-def _result(found: _Found, like: TrainState, source: str) -> FitResult:
+def _result(found: _Found, like: TrainState) -> FitResult:
     expected = str(jax.random.key_impl(like.key))
     if found.metadata["key"] != expected:
-        raise ValueError(f"{source}: expected a key of {expected}, got {found.metadata['key']}")
+        raise ValueError(f"{found.source}: expected a key of {expected}, got {found.metadata['key']}")
     wanted: dict[str, Any] = {"state": like}
     if any(name.startswith("best.") for name in found.arrays):
         value = found.arrays["best.value"]
         wanted["best"] = Best(np.int64(0), value, like.params)  # type: ignore[arg-type]
-    tree = _tensors.unflatten(found.arrays, wanted, source)
+    tree = _tensors.unflatten(found.arrays, wanted, found.source)
     best = tree.get("best")
     if best is not None:
         best = Best(int(best.step), best.value[()], best.params)

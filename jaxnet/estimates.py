@@ -407,7 +407,7 @@ def complex_step(probe: Probe, index: Int[np.ndarray, " n"]) -> Float[np.ndarray
         TypeError: f does not take complex numbers, or takes them and returns a real one.
     """
     x, scale = probe.flat[index], scales(probe.flat, probe.sizes)[index]
-    h = _COMPLEX_STEP * np.where(x == 0, scale, np.abs(x))
+    h = _COMPLEX_STEP * np.maximum(np.where(x == 0, scale, np.abs(x)), 1e-100)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a cast that drops the imaginary part only warns

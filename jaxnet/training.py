@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from jaxnet._checks import (
     Task,
+    batch_error,
     check_early_stopping,
     check_metrics,
     check_optimizer,

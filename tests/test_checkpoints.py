@@ -120,20 +120,6 @@ def test_history_of_a_run_without_metrics_in_bfloat16(tmp_path):
     assert (history.train, history.test, len(history.eval_step)) == ({}, {}, 0)
 
 
-def test_the_best_checkpoint_is_kept(tmp_path):
-    # A rate so high that it gets worse again.
-    with checkpoints.Checkpointer(tmp_path, every=10, keep=2, best="test_distance", mode="min") as saver:
-        result = fit(stretch=10, callbacks=[saver])
-        saver.save(result)
-    curve = result.history.test["distance"]
-    best = int(result.history.eval_step[np.argmin(curve)]) + 1
-    kept = checkpoints.steps(tmp_path)
-    assert best in kept and kept[-1] == 60
-    restored = checkpoints.restore(tmp_path, start(), step="best")
-    assert int(restored.state.step) == best
-    np.testing.assert_array_equal(restored.state.params["w"], result.best.params["w"])
-
-
 def test_the_best_checkpoint_outlives_the_last_ones(tmp_path):
     optimizer = optax.sgd(optax.piecewise_constant_schedule(0.1, {30: 12.0}))  # good, then far too high
     with checkpoints.Checkpointer(tmp_path, every=10, keep=2, best="train_loss", mode="min") as saver:
@@ -143,9 +129,19 @@ def test_the_best_checkpoint_outlives_the_last_ones(tmp_path):
         )  # fmt: skip
         saver.save(result)
     best = int(result.history.eval_step[np.argmin(result.history.train["loss"])]) + 1
-    assert 20 < best < 40 and checkpoints.steps(tmp_path) == [best, 50, 60]
+    assert 20 < best < 40 and checkpoints.steps(tmp_path) == [50, 60]
     like = training.init_state(PARAMS, optimizer)
-    assert int(checkpoints.restore(tmp_path, like, step="best").state.step) == best
+    restored = checkpoints.restore(tmp_path, like, step="best")
+    assert int(restored.state.step) == len(restored.history.loss) == best
+    resumed = jaxnet.fit(
+        loss, PARAMS, data(), optimizer=optimizer, steps=60, batch_size=8, eval_every=7,
+        metrics={"loss": loss}, resume=restored, progress=False,
+    )  # fmt: skip
+    assert_same(resumed, result)
+    path = tmp_path / "checkpoints" / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"best.safetensors: expected a safetensors file, got a damaged one"):
+        checkpoints.restore(tmp_path, like, step="best")
 
 
 def files_of(folder, step):
@@ -239,6 +235,8 @@ def test_what_differs_from_the_run_to_restore_is_named(whole):
         checkpoints.restore(folder, training.init_state(PARAMS, OPTIMIZER, jax.random.key(0, impl="rbg")))
     with pytest.raises(ValueError, match=r"expected a step among \[40, 50, 60\], got 7"):
         checkpoints.restore(folder, start(), step=7)
+    with pytest.raises(ValueError, match="expected a run that keeps its best evaluation, got none"):
+        checkpoints.restore(folder, start(), step="best")
 
 
 @pytest.mark.parametrize(

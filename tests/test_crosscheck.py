@@ -195,11 +195,11 @@ def counting():
         (square, (np.array([1.0, np.nan]),), {}, ValueError, "x must be finite, got NaN"),
         (lambda x: None, (1.0,), {}, TypeError, "must return floating-point numbers, got None"),
         (lambda x: "no", (1.0,), {}, TypeError, "must return floating-point numbers, got str"),
-        (lambda x: jnp.argmax(x), (np.ones(2),), {}, TypeError, "must return floating-point numbers, got int"),
+        (lambda x: jnp.argmax(x), (np.ones(2),), {}, TypeError, "floating-point numbers, got int"),
         (counting(), (np.ones(2),), {}, ValueError, r"deterministic, got \d.0 and \d.0 for equal"),
-        (square, (np.ones(2),), {"candidates": {"c": np.ones(3)}}, ValueError, r"shape \[2\] at x, got \[3\]"),
+        (square, (np.ones(2),), {"candidates": {"c": np.ones(3)}}, ValueError, r"\[2\] at x, got \[3\]"),
         (square, (np.ones(2),), {"candidates": {"c": np.ones(2, int)}}, TypeError, "at x, got int64"),
-        (square, (np.ones(2),), {"candidates": {"c": (np.ones(2),)}}, TypeError, "must have the structure of"),
+        (square, (np.ones(2),), {"candidates": {"c": (np.ones(2),)}}, TypeError, "have the structure of"),
     ],
 )  # fmt: skip
 def test_bad_input_is_said_in_one_line(f, args, options, error, message):

@@ -52,7 +52,7 @@ def start(arguments):
 
 
 def state_of(folder, step=STEPS):
-    data = (folder / "checkpoints" / str(step) / "default" / "state.safetensors").read_bytes()
+    data = (folder / "checkpoints" / str(step) / "state.safetensors").read_bytes()
     return _tensors.unpack(data, str(folder))[0]
 
 
@@ -92,14 +92,12 @@ def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole):
         assert process.returncode == -signal.SIGKILL, err
         lines = err.splitlines()
         passed_over = [line for line in lines[:-1] if "not finished when the run ended" not in line]
-        assert passed_over == (
-            [f"{damaged} is damaged in default/state.safetensors: passed over"] if damaged else []
-        )
+        assert passed_over == ([f"{damaged} is damaged in state.safetensors: passed over"] if damaged else [])
         damaged = None
         whole_ones = sorted(tmp_path.glob("checkpoints/*/SHA256SUMS"), key=lambda path: int(path.parent.name))
         if death == 5 and len(whole_ones) > 1:
             damaged = whole_ones[-1].parent
-            flip_a_bit(damaged / "default" / "state.safetensors")
+            flip_a_bit(damaged / "state.safetensors")
     assert 0 < checkpoints.steps(tmp_path)[-1] < STEPS
     assert cli.main(arguments(tmp_path, "--resume")) == 0
     assert_same(tmp_path, whole)

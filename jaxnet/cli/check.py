@@ -100,9 +100,10 @@ def _check_published(options: argparse.Namespace) -> GradientReport:
         softmax(network.logits(params, x, activation=options.activation), axis=None).sum(axis=1)
     )
     if report.verdict == "fail":
+        n = len(t)
         print(
             "\nthe published softmax divides by the sum over the whole batch: the probabilities of\n"
-            f"an example sum to about {sums.mean():.2g} = 1/{len(t)}, not to 1. The published backward\npass, "
+            f"an example sum to about {sums.mean():.2g} = 1/{n}, not to 1. The published backward pass,\n"
             "dz = (y - t) / n, is the gradient for a softmax of each row: the network is trained by\n"
             "something else than the gradient of its loss, and does not learn.\n"
             "jaxnet's softmax takes each row by itself: jaxnet check"
