@@ -279,7 +279,7 @@ def split(
 
     >>> train, validation = split((np.arange(10.0), np.arange(10)), 0.2)
     >>> len(train[0]), validation[1]
-    (8, array([4, 6]))
+    (8, array([0, 5]))
     """
     x, t = examples
     held_out = round(len(x) * fraction) if 0 < fraction < 1 else 0

@@ -259,9 +259,9 @@ def test_help_and_version(capsys):
 
 
 def test_parity_over_a_long_run_on_mnist(mnist, capsys):
-    assert cli.main(["parity", "--steps", "3000"]) == 0
+    assert cli.main(["parity", "--steps", "1000"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-4].startswith("step   3000: params ")
+    assert lines[-4].startswith("step   1000: params ")
     assert lines[-1] == "pass at 1e-10"
 
 
