@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 PyTree = Any
 CHUNK_BYTES = 2**24  # of intermediate values at once: bounded memory, and no more than a cache holds
 _SMALL_CHUNK = 64  # evaluations: a second program, for the few elements that need another look
+_LINE_CHUNK = 8  # evaluations along a line: noise, extrapolation and the point itself need 7, 6 and 1
 _EPSILON = 2.0**-53
 _RELATIVE_STEP = 2.0**-6  # of the first table, relative to the element
 _LEVELS = (
@@ -81,8 +82,8 @@ def float64(mixed: bool = True) -> Iterator[None]:
 class Probe:
     """Values of a scalar function f(point, context) near a point, in bounded memory.
 
-    perturbed: where the function has a cheaper way to them, `perturbed(point, leaf, index, value)`: the value
-    of f with element `index` [n] of that leaf, flattened, replaced by `value` [n].
+    perturbed: where the function has a cheaper way to them, `perturbed(point, leaf, index, value)`, compiled:
+    the value of f with element `index` [n] of that leaf, flattened, replaced by `value` [n].
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class Probe:
             one = self._one(kind)
             return np.array(
                 [
-                    np.asarray(one(jnp.asarray(a), jnp.asarray(b), *extra, self.context))
+                    np.asarray(
+                        one(jnp.asarray(a), jnp.asarray(b), *extra, self.point, self.flat, self.context)
+                    )
                     for a, b in zip(first, second, strict=True)
                 ]
             )
@@ -146,28 +149,31 @@ class Probe:
         if self.perturbed is not None and kind != "along":
             largest = 2**10
         largest = min(largest, 2 ** (6 * self.flat.size - 1).bit_length())
-        chunk = min(_SMALL_CHUNK, largest) if len(first) <= _SMALL_CHUNK else largest
+        small = _LINE_CHUNK if kind == "along" else _SMALL_CHUNK
+        chunk = min(small, largest) if len(first) <= small else largest
         program = self._program(kind, np.iscomplexobj(second), chunk)
         found = []
         for start in range(0, len(first), chunk):
             parts = [array[start : start + chunk] for array in (first, second)]
             filled = [np.resize(part, chunk) for part in parts]
-            found.append(np.asarray(program(*filled, *extra, self.context))[: len(parts[0])])
+            values = program(*filled, *extra, self.point, self.flat, self.context)
+            found.append(np.asarray(values)[: len(parts[0])])
         return np.concatenate(found)
 
     def _one(self, kind: Any) -> Callable[..., Array]:
+        # The point is an argument, or XLA would compute all that follows from it alone, slowly, as it
+        # compiles.
         if kind == "along":
-            return lambda step, _, direction, context: self.f(
-                self.unravel(self.flat + step * direction), context
+            return lambda step, _, direction, point, flat, context: self.f(
+                self.unravel(flat + step * direction), context
             )
 
-        def value(index: Array, value: Array, context: PyTree) -> Array:
-            # Complex values need a complex point, which this unravel was not made for.
-            flat = jnp.asarray(self.flat, jnp.result_type(value)).at[index].set(value)
-            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(self.point)]
-            pieces = jnp.split(flat, self.starts[1:-1])
-            leaves = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-            return self.f(jax.tree.unflatten(jax.tree.structure(self.point), leaves), context)
+        def value(index: Array, value: Array, point: PyTree, flat: Array, context: PyTree) -> Array:
+            leaves = [
+                jnp.where(jnp.arange(size) == index - start, value, jnp.ravel(leaf)).reshape(jnp.shape(leaf))
+                for leaf, start, size in zip(jax.tree.leaves(point), self.starts, self.sizes, strict=False)
+            ]
+            return self.f(jax.tree.unflatten(jax.tree.structure(point), leaves), context)
 
         return value
 
@@ -177,14 +183,27 @@ class Probe:
             if self.perturbed is not None and kind != "along":
                 perturbed = self.perturbed
 
-                def many(index: Array, value: Array, context: PyTree) -> Array:
-                    return perturbed(self.point, int(kind), index, value)
+                def many(index: Array, value: Array, point: PyTree, flat: Array, context: PyTree) -> Array:
+                    return perturbed(point, int(kind), index, value)
 
-                self._programs[key] = jax.jit(many)
+                self._programs[key] = many
             else:
-                axes = (0, 0, None, None) if kind == "along" else (0, 0, None)
-                self._programs[key] = jax.jit(jax.vmap(self._one(kind), axes))
+                held = (None,) * (4 if kind == "along" else 3)
+                self._programs[key] = jax.jit(jax.vmap(self._one(kind), (0, 0, *held)))
         return self._programs[key]
+
+
+class Lines:
+    """Values of a probe's function along directions, as if the lengths along them were a point's elements."""
+
+    def __init__(self, probe: Probe, directions: Callable[[int], Float[np.ndarray, " size"]], count: int):
+        self.probe, self.directions = probe, directions
+        self.flat, self.sizes, self.center = np.zeros(count), [count], probe.center
+
+    def elements(self, index: Int[np.ndarray, " n"], values: Float[np.ndarray, "n m"]) -> np.ndarray:
+        """Return f(point + values[i, j] · direction index[i]): [n, m]."""
+        rows = zip(index, values, strict=True)
+        return np.stack([self.probe.along(self.directions(number), row) for number, row in rows])
 
 
 def _survey(jaxpr: Any) -> tuple[int, Any]:
@@ -265,7 +284,7 @@ def scales(flat: Float[np.ndarray, " size"], sizes: list[int]) -> Float[np.ndarr
 
 
 def richardson(
-    probe: Probe,
+    probe: Probe | Lines,
     index: Int[np.ndarray, " n"],
     sigma: float,
     unsettled: Callable[[Estimate], Bool[np.ndarray, " n"]],
@@ -311,7 +330,7 @@ class _Table:
 
 @np.errstate(all="ignore")
 def _table(
-    probe: Probe,
+    probe: Probe | Lines,
     index: np.ndarray,
     rows: np.ndarray,
     x: np.ndarray,

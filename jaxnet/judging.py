@@ -30,6 +30,7 @@ PyTree = Any
 _SAMPLE = 2_000  # elements of a larger pytree
 _DIRECTIONS = 12  # random ones of each leaf of a larger pytree
 _FORWARD_SAMPLE = 256  # elements
+_COMPLEX_SAMPLE = 1_024  # elements, and all that the central difference does not decide
 _RESOLUTION = 2e-3  # of an element, and ...
 _LEAF_RESOLUTION = 1e-4  # ... of its leaf's largest: an error bar wider than both decides nothing
 _ERROR_BARS = 3
@@ -72,7 +73,11 @@ def _perturbed(problem: Any) -> estimates.Perturbed | None:
         inspect.signature(found).bind(*problem.args, leaf=0, index=0, value=0, **keywords)
     except TypeError:  # it does not know this variant of f
         return None
-    return lambda point, leaf, index, value: found(
+    # Compiled as it is, with all arguments, so that the next check of the same function finds it compiled.
+    names = [name for name, value in keywords.items() if isinstance(value, (str, bool)) or callable(value)]
+    numbers = [n for n, a in enumerate(problem.wide_args) if isinstance(a, (str, bool)) or callable(a)]
+    compiled = jax.jit(found, static_argnums=numbers, static_argnames=("leaf", *names))
+    return lambda point, leaf, index, value: compiled(
         point, *problem.wide_args[1:], leaf=leaf, index=index, value=value, **keywords
     )
 
@@ -98,13 +103,16 @@ def _forward_some(problem: Any, method: Method, index: np.ndarray, weights: PyTr
     flat, unravel = ravel_pytree(problem.point)
     some = np.sort(np.random.default_rng(0).permutation(index)[:_FORWARD_SAMPLE])
 
-    def derivative(i: Array) -> Array:
-        direction = unravel(jnp.zeros_like(flat).at[i].set(1))
-        return jax.jvp(lambda p: problem.evaluate(p, weights), (problem.point,), (direction,))[1]
+    def derivatives(point: PyTree, some: Array) -> Array:
+        def derivative(i: Array) -> Array:
+            direction = unravel(jnp.zeros_like(flat).at[i].set(1))
+            return jax.jvp(lambda p: problem.evaluate(p, weights), (point,), (direction,))[1]
+
+        return jax.lax.map(derivative, some, batch_size=batch)
 
     batch = max(1, min(64, estimates.CHUNK_BYTES // (8 * flat.nbytes)))
     values = np.full(flat.size, np.nan)
-    values[some] = jax.jit(lambda i: jax.lax.map(derivative, i, batch_size=batch))(jnp.asarray(some))
+    values[some] = jax.jit(derivatives)(problem.point, jnp.asarray(some))
     method.looked = np.isin(np.arange(flat.size), some)
     method.own.append(values)
 
@@ -192,7 +200,11 @@ def _judge(problem: Any, probe: Probe, methods: list[Method], index: np.ndarray,
     found = estimates.richardson(probe, index, sigma, unsettled)
     scale = judge.scale(found)
     good = resolved(found, scale)
-    values, reason = _complex_step(probe, index, found)
+    wrong = np.any([np.zeros(len(index), bool), *judge.failures(found).values()], axis=0)
+    # Where the central difference does not decide, where something is wrong, and some of the rest.
+    order = np.lexsort((np.random.default_rng(0).permutation(len(index)), ~wrong, good))
+    some = np.sort(order[: max(_COMPLEX_SAMPLE, int((~good).sum()))])
+    values, reason = _complex_step(probe, index, found, some)
     if values is not None and good.any():
         # Verified wherever the central difference is sharp, it decides where that is not.
         rescued = ~good & np.isfinite(values) & np.isfinite(found.error)
@@ -209,6 +221,7 @@ def _judge(problem: Any, probe: Probe, methods: list[Method], index: np.ndarray,
         failed=judge.failures(found),
         margins={m.name: judge.allowance(m, found, scale, wide=False) for m in judge.methods},
         complex_values=values,
+        complex_looked=np.isin(np.arange(len(index)), some),
         complex_reason=reason,
         sigma=sigma,
         finite_center=bool(np.isfinite(center)),
@@ -216,12 +229,16 @@ def _judge(problem: Any, probe: Probe, methods: list[Method], index: np.ndarray,
     )
 
 
-def _complex_step(probe: Probe, index: np.ndarray, found: Estimate) -> tuple[np.ndarray | None, str | None]:
+def _complex_step(
+    probe: Probe, index: np.ndarray, found: Estimate, some: np.ndarray
+) -> tuple[np.ndarray | None, str | None]:
+    """Return the complex step of some of the rows, NaN in the others, or why there is none."""
+    values = np.full(len(index), np.nan)
     try:
-        values = estimates.complex_step(probe, index)
+        values[some] = estimates.complex_step(probe, index[some])
     except TypeError as error:
         return None, str(error)
-    wrong = np.flatnonzero(estimates.mismatch(found, values) & np.isfinite(found.error))
+    wrong = some[(estimates.mismatch(found, values) & np.isfinite(found.error))[some]]
     if wrong.size:
         first = wrong[0]
         return None, (
@@ -251,14 +268,13 @@ def _directions(
         unit = float(estimates.scales(probe.flat, probe.sizes)[leaf].min())
         signs = unit * rng.choice([-1.0, 1.0], (_DIRECTIONS, size))
 
-        def along(a: Array, context: PyTree, leaf: slice = leaf, signs: np.ndarray = signs) -> Array:
-            return problem.evaluate(probe.unravel(jnp.asarray(probe.flat).at[leaf].add(a @ signs)), context)
+        def direction(row: int, leaf: slice = leaf, signs: np.ndarray = signs) -> np.ndarray:
+            full = np.zeros_like(probe.flat)
+            full[leaf] = signs[row]
+            return full
 
-        line = Probe(along, jnp.zeros(_DIRECTIONS))
-        line.context = weights
-        line.trace()
         found = estimates.richardson(
-            line,
+            estimates.Lines(probe, direction, _DIRECTIONS),
             np.arange(_DIRECTIONS),
             checked.sigma,
             lambda found: ~found.confirmed | (found.error > 1e-8 * np.abs(found.value)),
@@ -268,11 +284,8 @@ def _directions(
             if method.unavailable is not None or (looked == size and not method.sampled):
                 continue
             if method.sampled:
-                directions = np.zeros((_DIRECTIONS, probe.flat.size))
-                directions[:, leaf] = signs
-                mine = np.array(
-                    [float(slope(problem.point, probe.unravel(jnp.asarray(v)))) for v in directions]
-                )
+                moves = (probe.unravel(jnp.asarray(direction(row))) for row in range(_DIRECTIONS))
+                mine = np.array([float(slope(problem.point, move)) for move in moves])
                 rounding = 1e-11 * np.abs(found.value) + 1e-13 * unit * size
             else:
                 best = method.best(number)[leaf]
@@ -406,7 +419,7 @@ def _element(problem: Any, methods: list[Method], checked: Checked, number: int,
         if m.wide is not None and checked.failed[m.name][row]
     }
     values[RICHARDSON] = float(found.value[row])
-    if checked.complex_values is not None:
+    if checked.complex_values is not None and checked.complex_looked[row]:
         values[COMPLEX] = float(checked.complex_values[row])
     failed = [name for name, wrong in checked.failed.items() if wrong[row]]
     path, bar = _element_path(problem, index), float(found.error[row])
@@ -433,7 +446,9 @@ def _element(problem: Any, methods: list[Method], checked: Checked, number: int,
 
 def _causes(problem: Any, methods: list[Method], checked: Checked, leaf: int) -> list[str]:
     found = checked.estimate
-    right = found.value if checked.complex_values is None else checked.complex_values
+    right = found.value
+    if checked.complex_values is not None:
+        right = np.where(checked.complex_looked, checked.complex_values, right)
 
     def split(values: np.ndarray) -> list[np.ndarray]:
         return np.split(values, problem.starts[1:-1])
@@ -476,6 +491,9 @@ def _report(problem: Any, methods: list[Method], rounds: list[Checked], leaves: 
             notes.append(
                 f"{method.name}: {int(method.looked.sum())} elements and random directions of each leaf"
             )
+    looked = sum(int(checked.complex_looked.sum()) for checked in rounds)
+    if not reasons and looked < sum(len(checked.index) for checked in rounds):
+        notes.append(f"{COMPLEX}: {looked} elements")
     curve = dict(rounds[0].curve)
     curve["name"] = _element_path(problem, curve.pop("element"))
     return GradientReport(
@@ -494,24 +512,27 @@ def _report(problem: Any, methods: list[Method], rounds: list[Checked], leaves: 
 def _matrix(methods: list[Method], rounds: list[Checked]) -> dict[str, dict[str, float]]:
     """Return the largest difference of each two estimates, relative to the leaf, over what both looked at."""
     columns: dict[str, list[np.ndarray]] = {}
+    looked: dict[str, list[np.ndarray]] = {}
+
+    def add(name: str, values: np.ndarray, where: np.ndarray | None = None) -> None:
+        columns.setdefault(name, []).append(values)
+        looked.setdefault(name, []).append(np.ones(len(values), bool) if where is None else where)
+
     for number, checked in enumerate(rounds):
         for method in methods:
             if method.own:
-                columns.setdefault(method.name, []).append(method.best(number)[checked.index])
-        columns.setdefault(RICHARDSON, []).append(checked.estimate.value)
+                where = method.looked[checked.index] if method.sampled else None
+                add(method.name, method.best(number)[checked.index], where)
+        add(RICHARDSON, checked.estimate.value)
         if checked.complex_values is not None:
-            columns.setdefault(COMPLEX, []).append(checked.complex_values)
+            add(COMPLEX, checked.complex_values, checked.complex_looked)
     scale = np.concatenate([checked.scale for checked in rounds])
     scale = np.where(scale > 0, scale, 1.0)
     full = {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == len(rounds)}
+    seen = {name: np.concatenate(looked[name]) for name in full}
 
     def apart(one: str, other: str) -> float:
-        difference = np.abs(full[one] - full[other]) / scale
-        sampled = [m for m in methods if m.sampled and m.name in (one, other)]
-        if sampled:
-            difference = difference[np.tile(sampled[0].looked, len(rounds))[np.concatenate(
-                [checked.index + sampled[0].looked.size * k for k, checked in enumerate(rounds)]
-            )]]  # fmt: skip
+        difference = (np.abs(full[one] - full[other]) / scale)[seen[one] & seen[other]]
         return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0))
 
     return {one: {other: apart(one, other) for other in full} for one in full}

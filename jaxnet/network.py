@@ -6,6 +6,7 @@ classes].
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -314,26 +315,30 @@ def numerical_gradient(
         inputs = jnp.asarray(_as_float(x, "x"), float)
         loss(wide, inputs, t, activation=activation)  # what is wrong is said before anything is compiled
 
-        def gradient(wide: Params, inputs: Array) -> list[Array]:
-            def leaf_gradient(number: int, leaf: Array) -> Array:
-                def slope(index: Array) -> Array:
-                    value = leaf.reshape(-1)[index] + jnp.array([h, -h])
-                    up, down = perturbed_loss(
-                        wide, inputs, t, leaf=number, index=jnp.stack([index] * 2), value=value,
-                        activation=activation,
-                    )  # fmt: skip
-                    return (up - down) / (2 * h)
-
-                return jax.lax.map(slope, jnp.arange(leaf.size), batch_size=512).reshape(leaf.shape)
-
-            return [leaf_gradient(number, leaf) for number, leaf in enumerate(jax.tree.leaves(wide))]
-
-        leaves = jax.jit(gradient)(wide, inputs)
+        leaves = _central_differences(wide, inputs, t, jnp.asarray(float(h)), activation=activation)
         leaves = [
             jnp.asarray(leaf, old.dtype) if isinstance(old, Array) else np.asarray(leaf, old.dtype)
             for leaf, old in zip(leaves, jax.tree.leaves(params), strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+@partial(jax.jit, static_argnames="activation")
+def _central_differences(
+    params: Params, x: Array, t: Targets, h: Array, *, activation: ActivationName
+) -> list[Array]:
+    def leaf_gradient(number: int, leaf: Array) -> Array:
+        def slope(index: Array) -> Array:
+            value = leaf.reshape(-1)[index] + jnp.stack([h, -h])
+            indices = jnp.stack([index] * 2)
+            up, down = perturbed_loss(
+                params, x, t, leaf=number, index=indices, value=value, activation=activation
+            )
+            return (up - down) / (2 * h)
+
+        return jax.lax.map(slope, jnp.arange(leaf.size), batch_size=512).reshape(leaf.shape)
+
+    return [leaf_gradient(number, leaf) for number, leaf in enumerate(jax.tree.leaves(params))]
 
 
 def _activation(name: str) -> Activation:

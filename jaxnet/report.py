@@ -58,6 +58,7 @@ class Checked:
     failed: dict[str, np.ndarray]
     margins: dict[str, np.ndarray]
     complex_values: np.ndarray | None
+    complex_looked: np.ndarray
     complex_reason: str | None
     sigma: float
     finite_center: bool
