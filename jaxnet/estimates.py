@@ -168,7 +168,7 @@ class Probe:
                 self.unravel(flat + step * direction), context
             )
 
-        def value(index: Array, value: Array, point: PyTree, flat: Array, context: PyTree) -> Array:
+        def value(index: Array, value: Array, point: PyTree, _: Any, context: PyTree) -> Array:
             leaves = [
                 jnp.where(jnp.arange(size) == index - start, value, jnp.ravel(leaf)).reshape(jnp.shape(leaf))
                 for leaf, start, size in zip(jax.tree.leaves(point), self.starts, self.sizes, strict=False)
@@ -183,7 +183,7 @@ class Probe:
             if self.perturbed is not None and kind != "along":
                 perturbed = self.perturbed
 
-                def many(index: Array, value: Array, point: PyTree, flat: Array, context: PyTree) -> Array:
+                def many(index: Any, value: Any, point: PyTree, _: Any, context: PyTree) -> Array:
                     return perturbed(point, int(kind), index, value)
 
                 self._programs[key] = many
@@ -203,7 +203,7 @@ class Lines:
     def elements(self, index: Int[np.ndarray, " n"], values: Float[np.ndarray, "n m"]) -> np.ndarray:
         """Return f(point + values[i, j] · direction index[i]): [n, m]."""
         rows = zip(index, values, strict=True)
-        return np.stack([self.probe.along(self.directions(number), row) for number, row in rows])
+        return np.stack([self.probe.along(self.directions(int(number)), row) for number, row in rows])
 
 
 def _survey(jaxpr: Any) -> tuple[int, Any]:
