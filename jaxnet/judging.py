@@ -498,7 +498,7 @@ def _report(problem: Any, methods: list[Method], rounds: list[Checked], leaves: 
     curve["name"] = _element_path(problem, curve.pop("element"))
     return GradientReport(
         verdict=verdict,
-        function=getattr(getattr(problem.f, "func", problem.f), "__name__", "f"),
+        function=getattr(getattr(problem.f, "func", problem.f), "__name__", "f").replace("<lambda>", "f"),
         summary=_summary(names, matrix, leaves),
         leaves=leaves,
         worst=worst,
