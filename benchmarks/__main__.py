@@ -31,13 +31,13 @@ CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACH
 TOLERANCE = 1e-3  # between the mean last losses of runs that differ by rounding alone
 METHOD = """\
 One round runs each contender once, in turn, in a process of its own; given are the medians over the rounds.
-All train 784-50-10 by SGD at 0.1 on the same batches of 100 from the same weights, record every loss (scikit-learn:
-the mean of every 100) and must end at the same ones. *seconds* is the second call, nothing left to compile; *first
-call adds* what the first took longer, per the steps it did; *start-up* imports and prepares. *peak MB* is the
-process's largest resident memory (VmHWM, else getrusage's ru_maxrss) after the first call, *held* the same with its
-library imported and the data loaded once, before anything else. *limit* is the step's products, {flops:.2f} MFLOP,
-at the largest rate that NumPy or XLA reached on float32 {size} x {size} matrices in the same rounds:
-{rate:.0f} GFLOP/s, so {limit:.0f} us a step."""
+All train 784-50-10 by SGD at 0.1 on the same batches of 100 from the same weights, record every loss
+(scikit-learn: the mean of every 100) and must end at the same ones. *seconds* is the second call, nothing
+left to compile; *first call adds* what the first took longer, per the steps it did; *start-up* imports and
+prepares. *peak MB* is the process's largest resident memory (VmHWM, else getrusage's ru_maxrss) after the
+first call, *held* the same with its library imported and the data loaded once, before anything else. *limit*
+is the step's products, {flops:.2f} MFLOP, at the best rate of NumPy or XLA on float32 {size} x {size}
+matrices, the median of the rounds: {rate:.0f} GFLOP/s, so {limit:.0f} us a step."""
 
 Results = Mapping[str, list[dict[str, Any]]]  # of every contender, by round
 
@@ -84,9 +84,9 @@ def write_problem(folder: Path, steps: int, quick: bool) -> str:
     except FileNotFoundError:
         train, test, data = random(60_000), random(10_000), "random pixels of MNIST's shape"
     key = jax.random.key(SEED)
-    w1, w2 = network.init(key, (784, HIDDEN, 10))
-    arrays = {"x": train[0], "t": train[1], "x_test": test[0], "t_test": test[1]}
-    arrays |= {"W1": w1.weight, "b1": w1.bias, "W2": w2.weight, "b2": w2.bias}
+    (w1, b1), (w2, b2) = network.init(key, (784, HIDDEN, 10))
+    arrays: dict[str, Any] = {"x": train[0], "t": train[1], "x_test": test[0], "t_test": test[1]}
+    arrays |= {"W1": w1, "b1": b1, "W2": w2, "b2": b2}
     arrays["batches"] = training.draw_batches(key, 0, steps, BATCH_SIZE, len(train[0]))
     (folder / "problem").mkdir()
     for name, array in arrays.items():
@@ -121,14 +121,12 @@ def check_agreement(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the mean of each contender's last losses, if those that should be alike are."""
     final = {}
     for name, values in losses.items():
-        group = CONTENDERS[name].loss
-        first = next(
-            other for other in losses if CONTENDERS[other].loss == group and len(losses[other]) >= len(values)
-        )
+        alike = [other for other in losses if CONTENDERS[other].loss == CONTENDERS[name].loss]
+        first = next(other for other in alike if len(losses[other]) >= len(values))
         expected, got = (np.mean(array[: len(values)][-100:]) for array in (losses[first], values))
         if not abs(got - expected) <= TOLERANCE:
             raise SystemExit(
-                f"{name} does not do the work of {first}: its last losses are {got}, not {expected}"
+                f"{name} does not do the work of {first}: its losses end at {got}, not {expected}"
             )
         final[name] = float(got)
     return final
@@ -292,7 +290,8 @@ def main() -> None:
         if not all(importlib.util.find_spec(module.split(".")[0]) for module in contender.imports)
     }  # fmt: skip
     size = 256 if options.quick else SIZE
-    sections = []
+    sections: list[str] = []
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = write_problem(folder, options.steps, options.quick)
@@ -306,9 +305,7 @@ def main() -> None:
             rate = float(np.median(rates))
             limit = step_flops((784, HIDDEN, 10), BATCH_SIZE) / rate
             final = check_agreement({name: np.load(folder / f"{name}-{device}.npy") for name in names})
-            facts = METHOD.format(
-                flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6
-            )  # fmt: skip
+            facts = METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6)
             absent = [f"{CONTENDERS[name].label}: not installed" for name in able if name in missing]
             tables = [contenders_table(results, final, limit), *absent]
             if device == "cpu":
@@ -323,7 +320,7 @@ def main() -> None:
     if options.quick or options.only:
         title += f" A partial run: `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`."
     about = (
-        f"{datetime.date.today().isoformat()}; {data}, {options.steps} steps, {options.rounds} rounds; "
+        f"{datetime.date.today().isoformat()}; {data}, {options.steps} steps, {options.rounds} rounds{load}; "
         f"Python {platform.python_version()}, {', '.join(map(installed, PACKAGES))}."
     )
     if options.out is not None:

@@ -10,6 +10,7 @@ import importlib
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,7 @@ EVALUATE_EVERY = CHECKPOINT_EVERY = 600  # steps, an epoch of MNIST
 
 
 class Problem(NamedTuple):
-    """Everything that is trained on, in NumPy; fit draws the very `batches` from its key, the others get them."""
+    """What is trained on, in NumPy; fit draws from its key the `batches` that the others are given."""
 
     x: np.ndarray
     t: np.ndarray
@@ -55,7 +56,8 @@ def reference(problem: Problem, dtype: type, published: bool) -> Train:
     import reference_numpy
 
     softmax = reference_numpy.softmax if published else reference_numpy.softmax_by_row
-    x, one_hot = problem.x.astype(dtype), np.eye(10, dtype=dtype)[problem.t]
+    x: np.ndarray = problem.x.astype(dtype)
+    one_hot: np.ndarray = _one_hot(problem.t).astype(dtype)
 
     def train(batches: np.ndarray) -> list[float]:
         net = reference_numpy.TwoLayerNet(problem.x.shape[1], HIDDEN, 10, softmax=softmax)
@@ -122,7 +124,8 @@ def sklearn_mlp(problem: Problem) -> Train:
 def torch_eager(problem: Problem) -> Train:
     import torch
 
-    x, t = (torch.from_numpy(array).to(problem.device) for array in (problem.x, problem.t.astype(np.int64)))
+    x = torch.from_numpy(problem.x).to(problem.device)
+    t = torch.from_numpy(problem.t).long().to(problem.device)
     w1, b1, w2, b2 = (torch.from_numpy(p) for p in problem.weights)
 
     def train(batches: np.ndarray) -> np.ndarray:
@@ -195,12 +198,8 @@ def flax_nnx(problem: Problem) -> Train:
     def train(batches: np.ndarray) -> list[float]:
         model = Net(nnx.Rngs(SEED))
         w1, b1, w2, b2 = (jnp.asarray(p) for p in problem.weights)
-        model.hidden.kernel[...], model.hidden.bias[...], model.out.kernel[...], model.out.bias[...] = (
-            w1,
-            b1,
-            w2,
-            b2,
-        )
+        model.hidden.kernel, model.hidden.bias = nnx.Param(w1), nnx.Param(b1)
+        model.out.kernel, model.out.bias = nnx.Param(w2), nnx.Param(b2)
         optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE), wrt=nnx.Param)
         losses = [train_step(model, optimizer, problem.x[rows], problem.t[rows]) for rows in batches]
         return [float(loss) for loss in losses]
@@ -253,7 +252,7 @@ def fit(problem: Problem, evaluate: bool = False, **settings: Any) -> Train:
 
 
 def fit_many(problem: Problem, networks: int, share_batches: bool) -> Train:
-    """Copies of one network, each with its key; the first has the key, and the batches, of the others here."""
+    """Copies of one network; the first has the key, and so the batches, of the other contenders."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -262,14 +261,16 @@ def fit_many(problem: Problem, networks: int, share_batches: bool) -> Train:
     from jaxnet import network
 
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), _params(problem))
-    keys = jnp.stack([jax.random.key(SEED + i) for i in range(networks)])
+    key = jax.random.key(SEED)
+    if not share_batches:
+        key = jnp.stack([key, *(jax.random.key(SEED + i) for i in range(1, networks))])
     rates = np.full(networks, LEARNING_RATE, np.float32)
 
     def train(batches: np.ndarray) -> Any:
         return jaxnet.fit_many(
-            network.loss, stacked, (problem.x, problem.t), keys=keys, optimizer=optax.sgd,
+            network.loss, stacked, (problem.x, problem.t), optimizer=optax.sgd,
             hyperparameters={"learning_rate": rates}, steps=len(batches), batch_size=batches.shape[1],
-            share_batches=share_batches, progress=False,
+            key=key, progress=False,
         )  # fmt: skip
 
     return train
@@ -286,6 +287,23 @@ def _params(problem: Problem) -> Any:
 
 def _one_hot(t: np.ndarray) -> np.ndarray:
     return np.eye(10, dtype=np.float32)[t]
+
+
+def fit_checkpointed(problem: Problem) -> Train:
+    from jaxnet.checkpoints import Checkpointer
+
+    every = min(CHECKPOINT_EVERY, len(problem.batches))
+    callbacks: list[Checkpointer] = []
+    run = fit(problem, stretch=every, callbacks=callbacks)
+
+    def train(batches: np.ndarray) -> Any:
+        with tempfile.TemporaryDirectory() as folder, Checkpointer(folder, every=every) as saver:
+            callbacks[:] = [saver]
+            result = run(batches)
+            saver.save(result)
+        return result
+
+    return train
 
 
 ours = partial(Contender, imports=("jax",), whole=True, peer=False)
@@ -307,6 +325,7 @@ CONTENDERS = {
     "fit": ours("`fit`", fit),
     "fit_after": ours("`fit`, loss after the update", partial(fit, loss_after_update=True), loss="after"),
     "fit_evaluated": ours("`fit`, evaluated each epoch", partial(fit, evaluate=True)),
+    "fit_checkpointed": ours("`fit`, a checkpoint each epoch", fit_checkpointed),
 } | {
     f"fit_many_{n}{'' if shared else '_separate'}": ours(
         f"`fit_many`, {n} on {'shared' if shared else 'separate'} batches",

@@ -1,12 +1,13 @@
 """The matrix-product limit: what the products of a step would take at the machine's measured float32 rate.
 
-`python -m benchmarks.limit SIZE` prints the rate of NumPy and of XLA on large square matrices, as a line of JSON.
+`python -m benchmarks.limit SIZE` prints the rates of NumPy and XLA on square matrices, as a line of JSON.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,8 +15,8 @@ SIZE, TRIES = 2048, 7
 
 
 def step_flops(sizes: Sequence[int], batch_size: int) -> int:
-    """Return the floating-point operations of a step's products: forward, dW, and dx but for the first layer."""
-    products = [inputs * outputs for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)]
+    """Return the floating-point operations of a step's products: forward, dW, and da of the hidden layers."""
+    products = [inputs * outputs for inputs, outputs in pairwise(sizes)]
     return 2 * batch_size * (3 * sum(products) - products[0])
 
 

@@ -6,7 +6,6 @@ every value and round; values take turns within a round. Pixels and labels are r
 
 import argparse
 import json
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,18 +22,16 @@ class Series(NamedTuple):
     label: str
     varied: str
     values: tuple[int, ...]
-    fixed: Mapping[str, Any] = {}
+    many: str = ""  # how fit_many gives them batches
 
 
 SERIES = {
     "hidden": Series("hidden width", "hidden", (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
     "batch": Series("batch size", "batch", (10, 30, 100, 300, 1000, 3000, 10_000)),
     "examples": Series("training examples", "examples", (1000, 3000, 10_000, 30_000, 100_000, 300_000)),
-    "shared": Series(
-        "networks, batches shared", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), {"share_batches": True}
-    ),
+    "shared": Series("networks, batches shared", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), "shared"),
     "separate": Series(
-        "networks, each its batches", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), {"share_batches": False}
+        "networks, each its batches", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), "separate"
     ),
 }
 
@@ -57,17 +54,17 @@ def measurement(series: Series, value: int, max_steps: int) -> Any:
     setting = DEFAULTS | {series.varied: value}
     networks = setting["networks"]
     rng = np.random.default_rng(0)
-    train = tuple(jnp.asarray(a) for a in (
-        rng.random((setting["examples"], 784), np.float32), rng.integers(10, size=setting["examples"])
-    ))  # fmt: skip
+    n = setting["examples"]
+    train = jnp.asarray(rng.random((n, 784), np.float32)), jnp.asarray(rng.integers(10, size=n))
     steps = int(np.clip(WORK / flops(series, value) / networks, 10, max_steps))
     init = partial(network.init, sizes=(784, setting["hidden"], 10))
-    settings: dict[str, Any] = {"steps": steps, "batch_size": setting["batch"], "progress": False}
-    if "share_batches" in series.fixed:
+    run: Any
+    settings = {"steps": steps, "batch_size": setting["batch"], "progress": False}
+    if series.many:
         keys = jax.random.split(jax.random.key(0), networks)
         run = partial(
-            jaxnet.fit_many, network.loss, jax.vmap(init)(keys), train, keys=keys, optimizer=optax.sgd,
-            hyperparameters={"learning_rate": np.full(networks, LEARNING_RATE, np.float32)}, **series.fixed,
+            jaxnet.fit_many, network.loss, jax.vmap(init)(keys), train, optimizer=optax.sgd(LEARNING_RATE),
+            key=keys[0] if series.many == "shared" else keys,
         )  # fmt: skip
     else:
         params = init(jax.random.key(0))
