@@ -16,7 +16,9 @@ def test_driver_measures_two_contenders(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "numpy", "step", "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     lines = out.read_text().splitlines()
-    cells = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in lines if line.startswith("| ")}
+    cells = {
+        line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in lines if line.startswith("| ")
+    }
     numpy, step = cells["NumPy float32 by hand"], cells["jitted step, Python loop"]
     assert numpy[2] == step[2] == "50"
     assert float(numpy[-1]) == pytest.approx(float(step[-1]), abs=1e-4)
