@@ -56,7 +56,7 @@ def reference(problem: Problem, dtype: type, published: bool) -> Train:
     import reference_numpy
 
     softmax = reference_numpy.softmax if published else reference_numpy.softmax_by_row
-    x = np.asarray(problem.x, dtype)
+    x: np.ndarray = np.asarray(problem.x, dtype)
     one_hot: np.ndarray = _one_hot(problem.t).astype(dtype)
 
     def train(batches: np.ndarray) -> list[float]:

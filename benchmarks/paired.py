@@ -1,4 +1,4 @@
-"""What might make a step cheaper, in pairs: `python -m benchmarks.paired GROUP`; NOTES.md holds what was found.
+"""What might make a run cheaper, in pairs: `python -m benchmarks.paired GROUP`; see NOTES.md for the answers.
 
 All variants of a group take turns in one process, and quoted is the median of each round's ratio to the first
 variant, which is what jaxnet does: the machine's moods hit both.
@@ -21,6 +21,7 @@ from jaxnet import datasets, network, training
 from jaxnet._steps import compiler_options, evaluate
 
 STEPS, EXAMPLES = 600, 60_000
+YNN = "xla_cpu_experimental_ynn_fusion_type"
 Variants = Mapping[str, Callable[[], Any]]
 OPTIMIZER = optax.sgd(LEARNING_RATE)
 
@@ -47,7 +48,7 @@ def jax_step(state: training.TrainState, x: Array, t: Array, loss: Any = network
 
 
 def hand_step(state: training.TrainState, x: Array, t: Array, turned: bool = False) -> tuple[Any, Array]:
-    """The fewest operations: one softmax for loss and gradient, no optimizer; the product for dW either way."""
+    """The fewest operations: one softmax for loss and gradient, no optimizer; dW as one product or turned."""
     (w1, b1), (w2, b2) = state.params
     a = jax.nn.sigmoid(x @ w1 + b1)
     log_y, one_hot = jax.nn.log_softmax(a @ w2 + b2), jax.nn.one_hot(t, 10)
@@ -83,9 +84,10 @@ def loop(step: Any = jax_step, batch: Any = gather, unroll: int = 1, options: An
 
 def scan(unroll: int) -> Any:
     def run(state: training.TrainState, x: Array, t: Array, rows: Array) -> Any:
-        return lax.scan(
-            lambda s, drawn: jax_step(s, gather(x, drawn), gather(t, drawn)), state, rows, unroll=unroll
-        )
+        def body(state: Any, drawn: Array) -> Any:
+            return jax_step(state, gather(x, drawn), gather(t, drawn))
+
+        return lax.scan(body, state, rows, unroll=unroll)
 
     return jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
 
@@ -114,11 +116,14 @@ def step_group() -> Variants:
         "step by hand": (loop(hand_step), x),
         "step by hand, dW turned": (loop(partial(hand_step, turned=True)), x),
         "XLA's default options": (loop(options={}), x),
+        "YNN for single products": (loop(options={YNN: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}), x),
+        "YNN for products": (loop(options={YNN: "LIBRARY_FUSION_TYPE_DOT"}), x),
     }
-    return {
-        name: lambda run=run, pixels=pixels: jax.block_until_ready(run(state, pixels, t, rows))
-        for name, (run, pixels) in programs.items()
-    }
+
+    def call(run: Any, pixels: Array) -> Any:
+        return jax.block_until_ready(run(state, pixels, t, rows))
+
+    return {name: partial(call, *program) for name, program in programs.items()}
 
 
 def products_group() -> Variants:
@@ -138,7 +143,11 @@ def products_group() -> Variants:
     def program(options: Any) -> Callable[[], Array]:
         run = jax.jit(lambda w, x: lax.fori_loop(0, STEPS, partial(both, x=x), w), compiler_options=options)
         on_device = jnp.asarray(w), jnp.asarray(x)
-        return lambda: run(*on_device).block_until_ready()
+
+        def call() -> Array:
+            return run(*on_device).block_until_ready()
+
+        return call
 
     return {"XLA": program(options), "XLA's default options": program(None), "NumPy": by_numpy}
 
@@ -161,8 +170,11 @@ def draw_group() -> Variants:
 
         return call
 
-    ways = {"randint": (randint,), "bits, modulo": (bits,), "randint, rbg keys": (randint, "rbg")}
-    return {name: first_call(*way) for name, way in ways.items()}
+    return {
+        "randint": first_call(randint),
+        "bits, modulo": first_call(bits),
+        "randint, rbg keys": first_call(randint, "rbg"),
+    }
 
 
 def evaluate_group() -> Variants:
