@@ -128,7 +128,7 @@ def check_examples(
         raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
     try:
         host = [array if isinstance(array, Array) else np.asarray(array) for array in examples]
-        x, t = (jnp.asarray(array) for array in host)
+        x, t = (jax.device_put(array) for array in host)  # asarray copies some NumPy arrays twice
     except (TypeError, ValueError):  # text, None, rows of different lengths
         raise TypeError(
             f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}"

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -784,3 +785,14 @@ def test_split_parts_the_examples_alike_for_a_seed():
 def test_split_that_leaves_a_part_empty(fraction):
     with pytest.raises(ValueError, match="fraction must be between 0 and 1 and leave examples in both"):
         datasets.split((np.zeros((10, 2)), np.zeros(10, int)), fraction)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_jax_takes_the_inputs_without_a_copy(normalize, tmp_path):
+    pixels = np.arange(300 * 7, dtype=np.uint8).reshape(300, 7)
+    file = tmp_path / "own.npz"
+    np.savez(file, x_train=pixels, t_train=np.arange(300) % 3, x_test=pixels, t_test=np.arange(300) % 3)
+    (whole, t), _ = datasets.load_npz(file, normalize=normalize)
+    rest, held_out = datasets.split((whole, t), 0.3)
+    for x in (whole, rest[0], held_out[0], datasets.load_digits(normalize=normalize)[0][0]):
+        assert jax.device_put(x, jax.devices("cpu")[0]).unsafe_buffer_pointer() == x.ctypes.data
