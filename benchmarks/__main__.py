@@ -305,7 +305,11 @@ def main() -> None:
             limit = step_flops((784, HIDDEN, 10), BATCH_SIZE) / rate
             final = check_agreement({name: np.load(folder / f"{name}-{device}.npy") for name in names})
             facts = METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6)
-            absent = [f"{CONTENDERS[name].label}: not installed" for name in able if name in missing]
+            absent = [
+                f"{CONTENDERS[name].label}: not installed, pip install 'jaxnet[bench]'"
+                for name in able
+                if name in missing
+            ]
             tables = [contenders_table(results, final, limit), *absent]
             if device == "cpu":
                 tables += ["### Targets", targets_table(results, limit)]
