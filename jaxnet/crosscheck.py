@@ -122,7 +122,9 @@ class _Problem:
         self.sizes = [int(np.prod(shape)) for shape in self.shapes]
         self.starts = np.cumsum([0, *self.sizes])
         # Then everything runs in float64; otherwise as the process is set.
-        self.in_float64 = all(isinstance(leaf, float) or _is_float64(leaf.dtype) for leaf in self.leaves)
+        self.in_float64 = all(
+            isinstance(leaf, float) or estimates.is_float64(leaf.dtype) for leaf in self.leaves
+        )
         self.is_wide = True
 
     def run(self) -> None:
@@ -254,10 +256,6 @@ def _short(value: PyTree) -> str:
     return str(jax.tree.leaves(value)[0]).split("\n")[0]
 
 
-def _is_float64(dtype: Any) -> bool:
-    return bool(jnp.finfo(dtype).eps < 1e-15)
-
-
 def _autodiff(problem: _Problem, mode: str) -> Method:
     """Return the gradient by one mode of autodiff, as f is and in float64, with its own rounding noise."""
     weights = problem.weights()
@@ -281,7 +279,7 @@ def _autodiff(problem: _Problem, mode: str) -> Method:
             found = [own(problem.wrt, w) for w in weights]
             method.dtypes = [np.dtype(leaf.dtype) for leaf in jax.tree.leaves(found[0])]
             method.own = [problem.ravel(gradient) for gradient in found]
-            if not all(map(_is_float64, method.dtypes)):
+            if not all(map(estimates.is_float64, method.dtypes)):
                 method.beside = _beside(problem, lambda p: own(p, weights[0]))
                 method.exact = gradient(wide=True)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -364,7 +362,7 @@ def _hand_written(problem: _Problem, name: str, candidate: Any) -> Method:
     own = [problem.ravel(project(found, w)) for w in weights]
     dtypes = _candidate(problem, name, found, weights[0])[1]
     method = Method(name, dtypes, own, noise=np.zeros(problem.starts[-1]), ready=ready)
-    if ready or all(map(_is_float64, dtypes)):
+    if ready or all(map(estimates.is_float64, dtypes)):
         return method
 
     def run(wrt: PyTree, weights: PyTree, *, wide: bool) -> PyTree:

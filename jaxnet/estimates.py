@@ -50,6 +50,11 @@ UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConvers
 Perturbed = Callable[[PyTree, int, Array, Array], Array]
 
 
+def is_float64(dtype: Any) -> bool:
+    """Return whether a floating-point type has no less than float64's precision."""
+    return bool(jnp.finfo(dtype).eps < 1e-15)
+
+
 def holds_numpy(f: Callable[..., Any], *args: Any) -> bool:
     """Return whether f closes over NumPy arrays; also where f cannot be traced to see."""
     try:

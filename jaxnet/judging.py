@@ -10,31 +10,22 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnet import estimates
-from jaxnet.causes import find_causes
-from jaxnet.estimates import Estimate, Probe
+from jaxnet import estimates, findings
+from jaxnet.estimates import Estimate, Probe, is_float64
+from jaxnet.findings import DIRECTIONS, ERROR_BARS
 from jaxnet.report import (
-    COMPLEX,
-    RICHARDSON,
     Checked,
-    Element,
     GradientReport,
-    Leaf,
     Lines,
     Method,
-    Verdict,
-    listing,
 )
 
 PyTree = Any
 _SAMPLE = 2_000  # elements of a larger pytree
-_DIRECTIONS = 12  # random ones of each leaf of a larger pytree
 _FORWARD_SAMPLE = 256  # elements
 _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not decide
 _RESOLUTION = 2e-3  # of an element, and ...
 _LEAF_RESOLUTION = 1e-4  # ... of its leaf's largest: an error bar wider than both decides nothing
-_ERROR_BARS = 3
-_VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
 
 
 def compare(problem: Any, methods: list[Method], limit: int, seed: int) -> GradientReport:
@@ -56,8 +47,11 @@ def compare(problem: Any, methods: list[Method], limit: int, seed: int) -> Gradi
             rounds.append(_judge(problem, probe, methods, index, number))
             if not exhaustive or any(method.sampled for method in methods):
                 lines.append(_directions(problem, probe, methods, rounds[-1], number, seed))
-    leaves = [_leaf(problem, methods, rounds, lines, leaf, exhaustive) for leaf in range(len(problem.sizes))]
-    return _report(problem, methods, rounds, leaves)
+    leaves = [
+        findings.leaf_report(problem, methods, rounds, lines, leaf, exhaustive)
+        for leaf in range(len(problem.sizes))
+    ]
+    return findings.gradient_report(problem, methods, rounds, leaves)
 
 
 def _perturbed(problem: Any) -> estimates.Perturbed | None:
@@ -132,7 +126,7 @@ class _Judge:
         if method.wide is None:
             return False
         values = method.wide[self.number]
-        types = {dtype for dtype in method.dtypes if not _is_float64(dtype)}
+        types = {dtype for dtype in method.dtypes if not is_float64(dtype)}
         return bool(values.any()) and any(
             np.array_equal(values.astype(t).astype(float), values) for t in types
         )
@@ -169,7 +163,7 @@ class _Judge:
 
 
 def _outside(values: np.ndarray, found: Estimate, allowance: np.ndarray) -> np.ndarray:
-    slack = _ERROR_BARS * found.error + allowance
+    slack = ERROR_BARS * found.error + allowance
     return ~((values >= found.low - slack) & (values <= found.high + slack))
 
 
@@ -177,10 +171,6 @@ def _rounding(dtypes: list[Any], leaf_of: np.ndarray) -> tuple[np.ndarray, np.nd
     info = [jnp.finfo(dtype) for dtype in dtypes]
     epsilon, tiny = ([float(getattr(i, name)) for i in info] for name in ("eps", "smallest_subnormal"))
     return np.array(epsilon)[leaf_of], np.array(tiny)[leaf_of]
-
-
-def _is_float64(dtype: Any) -> bool:
-    return bool(jnp.finfo(dtype).eps < 1e-15)
 
 
 def _judge(problem: Any, probe: Probe, methods: list[Method], index: np.ndarray, number: int) -> Checked:
@@ -266,7 +256,7 @@ def _directions(
             result.append(Lines(0, [], 0.0))
             continue
         unit = float(estimates.scales(probe.flat, probe.sizes)[leaf].min())
-        signs = unit * rng.choice([-1.0, 1.0], (_DIRECTIONS, size))
+        signs = unit * rng.choice([-1.0, 1.0], (DIRECTIONS, size))
 
         def direction(row: int, leaf: slice = leaf, signs: np.ndarray = signs) -> np.ndarray:
             full = np.zeros_like(probe.flat)
@@ -274,8 +264,8 @@ def _directions(
             return full
 
         found = estimates.richardson(
-            estimates.Lines(probe, direction, _DIRECTIONS),
-            np.arange(_DIRECTIONS),
+            estimates.Lines(probe, direction, DIRECTIONS),
+            np.arange(DIRECTIONS),
             checked.sigma,
             lambda found: ~found.confirmed | (found.error > 1e-8 * np.abs(found.value)),
         )
@@ -284,7 +274,7 @@ def _directions(
             if method.unavailable is not None or (looked == size and not method.sampled):
                 continue
             if method.sampled:
-                moves = (probe.unravel(jnp.asarray(direction(row))) for row in range(_DIRECTIONS))
+                moves = (probe.unravel(jnp.asarray(direction(row))) for row in range(DIRECTIONS))
                 mine = np.array([float(slope(problem.point, move)) for move in moves])
                 rounding = 1e-11 * np.abs(found.value) + 1e-13 * unit * size
             else:
@@ -293,7 +283,7 @@ def _directions(
                 epsilon = float(jnp.finfo(method.dtypes[leaf_number]).eps)
                 noise = method.noise[leaf] if method.wide is None else np.zeros(size)
                 rounding = 8 * unit * np.sqrt(((epsilon * best) ** 2 + noise**2).sum())
-            allowed = _ERROR_BARS * found.error + rounding
+            allowed = ERROR_BARS * found.error + rounding
             if (~(np.abs(mine - found.value) <= allowed)).any():
                 failed.append(method.name)
             resolution = max(resolution, float(np.min(allowed)) / unit)
@@ -319,240 +309,3 @@ def _step_curve(
         "value": float(found.value[row]),
         "chosen": float(found.step[row]),
     }
-
-
-def _element_path(problem: Any, flat_index: int | np.integer) -> str:
-    leaf = int(np.searchsorted(problem.starts, flat_index, side="right")) - 1
-    where = np.unravel_index(flat_index - problem.starts[leaf], problem.shapes[leaf])
-    return problem.paths[leaf] + (f"[{', '.join(map(str, where))}]" if where else "")
-
-
-def _worst(
-    problem: Any, methods: list[Method], rounds: list[Checked], leaf: int
-) -> tuple[int, int, np.ndarray]:
-    """Return the projection and row of the worst element of a leaf, and every element's verdict, 0 to 2."""
-    state = np.full(problem.sizes[leaf], -1)
-    worst, where = (-1, -1.0), (0, 0)
-    for number, checked in enumerate(rounds):
-        rows = np.flatnonzero(checked.leaf_of == leaf)
-        apart, wrong = np.zeros(len(rows)), np.zeros(len(rows), bool)
-        for method in methods:
-            if method.own:
-                failed = checked.failed[method.name][rows]
-                far = np.abs(method.best(number)[checked.index[rows]] - checked.estimate.value[rows])
-                own = np.abs(method.own[number][checked.index[rows]] - checked.estimate.value[rows])
-                far = np.where(np.isfinite(far) & np.isfinite(own), np.maximum(far, own), np.inf)
-                looked = method.looked[checked.index[rows]] if method.sampled else True
-                apart = np.where(
-                    looked & (failed | ~wrong), np.maximum(apart * (failed <= wrong), far), apart
-                )
-                wrong |= failed
-        verdict = np.where(wrong, 2, np.where(checked.resolved[rows], 0, 1))
-        places = checked.index[rows] - problem.starts[leaf]
-        state[places] = np.maximum(state[places], verdict)
-        for code in np.unique(verdict)[-1:]:
-            row = int(np.argmax(np.where(verdict == code, apart, -1)))
-            if (code, apart[row]) > worst:
-                worst, where = (int(code), float(apart[row])), (number, int(rows[row]))
-    return *where, state
-
-
-def _leaf(
-    problem: Any,
-    methods: list[Method],
-    rounds: list[Checked],
-    lines: list[list[Lines]],
-    leaf: int,
-    exhaustive: bool,
-) -> Leaf:
-    number, row, state = _worst(problem, methods, rounds, leaf)
-    checked = rounds[number]
-    here = checked.leaf_of == leaf
-    failed = [
-        m.name for m in methods if any(c.failed[m.name][c.leaf_of == leaf].any() for c in rounds if m.own)
-    ]
-    counts = {name: int((state == code).sum()) for code, name in enumerate(("pass", "inconclusive", "fail"))}
-    notes = []
-    unlocated = sorted({name for round_ in lines for name in round_[leaf].failed} - set(failed))
-    if unlocated:
-        failed += unlocated
-        notes.append(f"{listing(unlocated)} is wrong along random directions: in elements not looked at")
-    kinks = np.flatnonzero(here & checked.estimate.kink)
-    if kinks.size:
-        first, found = kinks[0], checked.estimate
-        notes.append(
-            f"{kinks.size} of its elements at a kink, such as {_element_path(problem, checked.index[first])} "
-            f"with slopes {found.low[first]:.4g} and {found.high[first]:.4g}: what is between them passes"
-        )
-    if not exhaustive:
-        size = max(float(np.abs(checked.estimate.value[here]).max(initial=0)), np.finfo(float).tiny)
-        escape = max(round_[leaf].resolution for round_ in lines)
-        notes.append(
-            f"{int((state >= 0).sum())} of {problem.sizes[leaf]} elements were looked at, and {_DIRECTIONS} "
-            f"random directions: what could have escaped is an error under {escape:.1e} "
-            f"({100 * escape / size:.2g} % of the largest element seen) in a single element"
-        )
-    code = 2 if failed else int(state.max(initial=0))
-    causes = _causes(problem, methods, rounds[0], leaf) if exhaustive and len(rounds) == 1 else []
-    return Leaf(
-        path=problem.paths[leaf],
-        shape=problem.shapes[leaf],
-        dtype=str(jnp.result_type(problem.leaves[leaf])),
-        checked=int((state >= 0).sum()),
-        verdict=_VERDICTS[code],
-        failed=failed,
-        counts=counts,
-        worst=_element(problem, methods, checked, number, row),
-        cause="; ".join(causes) or None,
-        notes=notes,
-    )
-
-
-def _element(problem: Any, methods: list[Method], checked: Checked, number: int, row: int) -> Element:
-    found, index = checked.estimate, int(checked.index[row])
-    values = {
-        m.name: float(m.own[number][index]) for m in methods if m.own and (not m.sampled or m.looked[index])
-    }
-    wide = {
-        f"{m.name} in float64": float(m.wide[number][index])
-        for m in methods
-        if m.wide is not None and checked.failed[m.name][row]
-    }
-    values[RICHARDSON] = float(found.value[row])
-    if checked.complex_values is not None and checked.complex_looked[row]:
-        values[COMPLEX] = float(checked.complex_values[row])
-    failed = [name for name, wrong in checked.failed.items() if wrong[row]]
-    path, bar = _element_path(problem, index), float(found.error[row])
-    verdict = "fail" if failed else "pass" if checked.resolved[row] else "inconclusive"
-    reason = ""
-    if failed:
-        bad = [name for name in failed if not np.isfinite(values[name])]
-        names = listing([f"{name} ({values[name]:.7g})" for name in failed])
-        slopes = f"is not between the slopes {found.low[row]:.7g} and {found.high[row]:.7g} of the kink"
-        target = slopes if found.kink[row] else f"is not {found.value[row]:.7g} ± {bar:.1e}"
-        reason = f"at {path}, {names} " + ("is not finite" if bad else target)
-    elif verdict == "inconclusive":
-        if not checked.finite_center:
-            reason = "f is not finite at the point itself"
-        elif not np.isfinite(bar):
-            reason = f"f is not finite near {path}"
-        else:
-            reason = (
-                f"the error bar at {path}, {bar:.1e}, is too wide to decide: f has noise of "
-                f"{checked.sigma:.1e} or is not smooth"
-            )
-    return Element(path, values | wide, bar, verdict, failed, reason)  # type: ignore[arg-type]
-
-
-def _causes(problem: Any, methods: list[Method], checked: Checked, leaf: int) -> list[str]:
-    found = checked.estimate
-    right = found.value
-    if checked.complex_values is not None:
-        right = np.where(checked.complex_looked, checked.complex_values, right)
-
-    def split(values: np.ndarray) -> list[np.ndarray]:
-        return np.split(values, problem.starts[1:-1])
-
-    result = []
-    for method in methods:
-        if not method.own or method.sampled or not checked.failed[method.name][checked.leaf_of == leaf].any():
-            continue
-        own = not np.isfinite(method.own[0]).all() or method.wide is None
-        slack = _ERROR_BARS * found.error + checked.margins[method.name]
-        values = method.own[0] if own else method.wide[0]  # type: ignore[index]
-        causes = find_causes(
-            problem.wrt, problem.args, leaf, split(values), split(right), split(slack), problem.shapes
-        )
-        if causes:
-            result.append(f"{method.name} {', or '.join(causes)}")
-    return result
-
-
-def _report(problem: Any, methods: list[Method], rounds: list[Checked], leaves: list[Leaf]) -> GradientReport:
-    names = {m.name: m.unavailable or "available" for m in methods}
-    reasons = [checked.complex_reason for checked in rounds if checked.complex_reason]
-    names |= {RICHARDSON: "available", COMPLEX: reasons[0] if reasons else "available"}
-    matrix = _matrix(methods, rounds)
-    order = {"fail": 2, "inconclusive": 1, "pass": 0}
-    verdict = max((leaf.verdict for leaf in leaves), key=order.__getitem__)
-    worst = max(leaves, key=lambda leaf: order[leaf.verdict]).worst
-    notes = []
-    if not problem.scalar:
-        notes.append(f"f is not scalar: checked through {len(rounds)} random projections of its values")
-    if not problem.is_wide:
-        notes.append(
-            "f does not take float64: the numerical side runs in its own type, with wider error bars"
-        )
-    for method in methods:
-        narrow = sorted({str(d) for d in method.dtypes if not _is_float64(d)})
-        if narrow and method.ready:
-            notes.append(f"{method.name} is judged at the precision of {listing(narrow)}")
-        if method.sampled and method.unavailable is None:
-            notes.append(
-                f"{method.name}: {int(method.looked.sum())} elements and random directions of each leaf"
-            )
-    looked = sum(int(checked.complex_looked.sum()) for checked in rounds)
-    if not reasons and looked < sum(len(checked.index) for checked in rounds):
-        notes.append(f"{COMPLEX}: {looked} elements")
-    curve = dict(rounds[0].curve)
-    curve["name"] = _element_path(problem, curve.pop("element"))
-    return GradientReport(
-        verdict=verdict,
-        function=getattr(getattr(problem.f, "func", problem.f), "__name__", "f").replace("<lambda>", "f"),
-        summary=_summary(names, matrix, leaves),
-        leaves=leaves,
-        worst=worst,
-        methods=names,
-        matrix=matrix,
-        notes=notes,
-        curve=curve,
-    )
-
-
-def _matrix(methods: list[Method], rounds: list[Checked]) -> dict[str, dict[str, float]]:
-    """Return the largest difference of each two estimates, relative to the leaf, over what both looked at."""
-    columns: dict[str, list[np.ndarray]] = {}
-    looked: dict[str, list[np.ndarray]] = {}
-
-    def add(name: str, values: np.ndarray, where: np.ndarray | None = None) -> None:
-        columns.setdefault(name, []).append(values)
-        looked.setdefault(name, []).append(np.ones(len(values), bool) if where is None else where)
-
-    for number, checked in enumerate(rounds):
-        for method in methods:
-            if method.own:
-                where = method.looked[checked.index] if method.sampled else None
-                add(method.name, method.best(number)[checked.index], where)
-        add(RICHARDSON, checked.estimate.value)
-        if checked.complex_values is not None:
-            add(COMPLEX, checked.complex_values, checked.complex_looked)
-    scale = np.concatenate([checked.scale for checked in rounds])
-    scale = np.where(scale > 0, scale, 1.0)
-    full = {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == len(rounds)}
-    seen = {name: np.concatenate(looked[name]) for name in full}
-
-    def apart(one: str, other: str) -> float:
-        difference = (np.abs(full[one] - full[other]) / scale)[seen[one] & seen[other]]
-        return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0))
-
-    return {one: {other: apart(one, other) for other in full} for one in full}
-
-
-def _summary(names: dict[str, str], matrix: dict[str, dict[str, float]], leaves: list[Leaf]) -> str:
-    available = [name for name, why in names.items() if why == "available"]
-    failed = [name for name in available if any(name in leaf.failed for leaf in leaves)]
-    others = [name for name in available if name not in failed]
-
-    def agreement(group: list[str]) -> str:
-        pairs = [matrix[a][b] for a in group for b in group if a != b and a in matrix and b in matrix]
-        # What all of them agree to, and the sharpest two, where the numerical estimate is the coarser one.
-        return f", which agree to {max(pairs):.0e}" if pairs else ""
-
-    if not failed:
-        undecided = [leaf.path for leaf in leaves if leaf.verdict == "inconclusive"]
-        text = f"{listing(available)} agree to {max([0.0, *(max(r.values()) for r in matrix.values())]):.0e}"
-        return f"the numerical estimate does not decide {listing(undecided)}; {text}" if undecided else text
-    verb = "disagrees" if len(failed) == 1 else "disagree"
-    sharp = [name for name in others if name != RICHARDSON]
-    group = sharp if len(sharp) > 1 else others
-    return f"{listing(failed)} {verb} with {listing(others)}{agreement(group)}"

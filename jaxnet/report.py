@@ -108,7 +108,7 @@ class GradientError(AssertionError):
     """A gradient that is wrong; the message is the report."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientReport:
     """The result of `check_gradients`; `print` it, or show it in a notebook."""
 
@@ -123,7 +123,7 @@ class GradientReport:
     matrix: dict[str, dict[str, float]]
     """The largest difference of each two, relative to the largest derivative of its leaf."""
     notes: list[str]
-    curve: dict[str, Any] = field(repr=False)
+    curve: dict[str, Any]
 
     @property
     def passed(self) -> bool:
@@ -150,6 +150,8 @@ class GradientReport:
         lines += ["", "largest differences, relative to the leaf:", *_aligned(self._matrix_rows())]
         lines += [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
         return "\n".join([*lines, *self.notes])
+
+    __repr__ = __str__
 
     def _leaf_rows(self) -> list[list[str]]:
         names = [name for name, why in self.methods.items() if why == "available"]
