@@ -140,14 +140,27 @@ wrong("float32 inside", network_loss, W, X, cause="float32 precision",
 
 # Arrangements of matrices.
 A, B = normal(5, 5), normal(5, 5)
-bilinear = lambda m: jnp.sum(m @ A @ m.T * B)  # noqa: E731
-bilinear_grad = lambda m: B @ m @ A.T + B.T @ m @ A  # noqa: E731
+
+
+def bilinear(m: Any) -> Any:
+    return jnp.sum(m @ A @ m.T * B)
+
+
+def bilinear_grad(m: Any) -> Any:
+    return B @ m @ A.T + B.T @ m @ A
+
+
 M = normal(5, 5)
 right("bilinear", bilinear, M, candidate=bilinear_grad)
 right("bilinear float32", bilinear, cast(M, F32), candidate=bilinear_grad)
 wrong("bilinear transposed", bilinear, M, candidate=lambda m: bilinear_grad(m).T, cause="transposed")
 wrong("bilinear half of it", bilinear, M, candidate=lambda m: B @ m @ A.T)
-two = lambda p: jnp.sum(jnp.sin(p[0]) * jnp.cos(p[1]))  # noqa: E731
+
+
+def two(p: Any) -> Any:
+    return jnp.sum(jnp.sin(p[0]) * jnp.cos(p[1]))
+
+
 PAIR = (normal(4), normal(4))
 right(
     "two leaves",
@@ -164,8 +177,16 @@ wrong(
 )
 
 # Scales.
-quartic = lambda x: jnp.sum(x**4)  # noqa: E731
-quartic_grad = lambda x: 4 * x**3  # noqa: E731
+
+
+def quartic(x: Any) -> Any:
+    return jnp.sum(x**4)
+
+
+def quartic_grad(x: Any) -> Any:
+    return 4 * x**3
+
+
 for scale in (1e-8, 1e8):
     right(f"inputs of {scale:g}", quartic, scale * normal(5), candidate=quartic_grad)
     wrong(
@@ -188,7 +209,12 @@ for scale in (1e-9, 1e9):
         normal(5),
         candidate=lambda x, s=scale: s * jnp.cos(x) ** 2,
     )
-mixed = lambda p: jnp.sum(jnp.sin(p["a"])) + 1e-7 * jnp.sum(jnp.cos(p["b"]))  # noqa: E731
+
+
+def mixed(p: Any) -> Any:
+    return jnp.sum(jnp.sin(p["a"])) + 1e-7 * jnp.sum(jnp.cos(p["b"]))
+
+
 AB = {"a": normal(4), "b": normal(4)}
 right("a leaf of 1e-7", mixed, AB, candidate=lambda p: {"a": jnp.cos(p["a"]), "b": -1e-7 * jnp.sin(p["b"])})
 wrong(
