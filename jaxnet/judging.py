@@ -1,7 +1,5 @@
 """The verdict on every element of every estimate of a gradient, from the numerical estimate's error bar."""
 
-import inspect
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +19,8 @@ from jaxnet.report import (
 )
 
 PyTree = Any
+LIMIT = 10_000  # elements that are all looked at, one by one, ...
+_CHEAP_LIMIT = 100_000  # ... or these, where that is no more work than so many evaluations of f
 _SAMPLE = 2_000  # elements of a larger pytree
 _FORWARD_SAMPLE = 256  # elements
 _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not decide
@@ -28,19 +28,24 @@ _RESOLUTION = 2e-3  # of an element, and ...
 _LEAF_RESOLUTION = 1e-4  # ... of its leaf's largest: an error bar wider than both decides nothing
 
 
-def compare(problem: Any, methods: list[Method], limit: int, seed: int) -> GradientReport:
+def compare(problem: Any, methods: list[Method], limit: int | None, seed: int) -> GradientReport:
     """Judge every method against the numerical estimate, where x64 is enabled, and report."""
     total = int(problem.starts[-1])
-    perturbed = _perturbed(problem)
-    probe = Probe(problem.evaluate, problem.point, perturbed)
-    exhaustive = total <= limit or perturbed is not None
+    probe = Probe(problem.evaluate, problem.point)
+    contexts = problem.weights()
+    probe.context = contexts[0]
+    with problem.running("the numerical estimates"):
+        probe.trace()
+    if limit is None:
+        cheap = total <= _CHEAP_LIMIT and probe.work <= LIMIT
+        limit = total if cheap else LIMIT
+    exhaustive = total <= limit
     index = np.arange(total) if exhaustive else _sample(problem, methods, limit, seed)
     rounds: list[Checked] = []
     lines: list[list[Lines]] = []
-    for number, weights in enumerate(problem.weights()):
+    for number, weights in enumerate(contexts):
         probe.context = weights
         with problem.running("the numerical estimates"):
-            probe.trace()
             for method in methods:
                 if method.sampled:
                     _forward_some(problem, method, index, weights)
@@ -52,28 +57,6 @@ def compare(problem: Any, methods: list[Method], limit: int, seed: int) -> Gradi
         for leaf in range(len(problem.sizes))
     ]
     return findings.gradient_report(problem, methods, rounds, leaves)
-
-
-def _perturbed(problem: Any) -> estimates.Perturbed | None:
-    """Return the cheap evaluation that f carries, for the arguments of this problem."""
-    f, keywords = problem.f, dict[str, Any]()
-    while isinstance(f, partial) and not f.args:
-        keywords = {**f.keywords, **keywords}
-        f = f.func
-    found = getattr(f, "perturbed", None)
-    if found is None or problem.argnums != [0] or not (problem.single and problem.is_wide and problem.scalar):
-        return None
-    try:
-        inspect.signature(found).bind(*problem.args, leaf=0, index=0, value=0, **keywords)
-    except TypeError:  # it does not know this variant of f
-        return None
-    # Compiled as it is, with all arguments, so that the next check of the same function finds it compiled.
-    names = [name for name, value in keywords.items() if isinstance(value, (str, bool)) or callable(value)]
-    numbers = [n for n, a in enumerate(problem.wide_args) if isinstance(a, (str, bool)) or callable(a)]
-    compiled = jax.jit(found, static_argnums=numbers, static_argnames=("leaf", *names))
-    return lambda point, leaf, index, value: compiled(
-        point, *problem.wide_args[1:], leaf=leaf, index=index, value=value, **keywords
-    )
 
 
 def _sample(problem: Any, methods: list[Method], limit: int, seed: int) -> np.ndarray:

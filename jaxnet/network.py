@@ -5,7 +5,7 @@ A network is its parameters, a tuple of `Dense`; the activation between the laye
 classes].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Float, Inexact, Int, Num, PRNGKeyArray
+from jaxtyping import Float, Num, PRNGKeyArray
 
+from jaxnet._perturb import perturbed
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
 
@@ -224,70 +225,6 @@ def backprop(
     return tuple(reversed(grads))
 
 
-def perturbed_loss(
-    params: Params,
-    x: Num[ArrayLike, "*batch features"],
-    t: Targets,
-    *,
-    leaf: int,
-    index: Int[ArrayLike, " m"],
-    value: Inexact[ArrayLike, " m"],
-    activation: ActivationName = "sigmoid",
-) -> Inexact[Array, " m"]:
-    """Return `loss` with one parameter at a time replaced: element index[k] of a leaf by value[k].
-
-    leaf: its number in `jax.tree.leaves(params)`; index: into the flattened leaf. A parameter of a layer
-    changes one column of what that layer gives: only what follows from the column is computed again. Values
-    may be complex, for a complex step. Raises as `loss`.
-    """
-    trace = _forward(params, x, activation)
-    trace = [(jnp.atleast_2d(a), jnp.atleast_2d(z)) for a, z in trace]
-    outputs = trace[-1][1]
-    rows, _ = target_distribution(t, outputs.shape if np.ndim(x) == 2 else outputs.shape[1:], outputs.dtype)
-    layer, is_bias = [
-        (number, is_bias)
-        for number, dense in enumerate(params)
-        for is_bias in ((False, True) if dense.bias is not None else (False,))
-    ][leaf]
-    act = _ANALYTIC[activation]
-    inputs, z = trace[layer]
-
-    def one(index: Array, value: Array) -> Array:
-        if is_bias:
-            column, before, weight = index, params[layer].bias[index], jnp.ones(len(z))  # type: ignore[index]
-        else:
-            row, column = jnp.divmod(index, z.shape[1])
-            before, weight = params[layer].weight[row, column], inputs[:, row]
-        moved = z[:, column] + (value - before) * weight  # [n]
-        if layer == len(params) - 1:
-            return _cross_entropy(z.astype(moved.dtype).at[:, column].set(moved), rows)
-        change = act(moved) - act(z[:, column])
-        following = trace[layer + 1][1] + change[:, None] * params[layer + 1].weight[column]
-        for dense in params[layer + 2 :]:
-            following = act(following) @ dense.weight
-            following = following if dense.bias is None else following + dense.bias
-        return _cross_entropy(following, rows)
-
-    return jax.vmap(one)(jnp.asarray(index), jnp.asarray(value))
-
-
-def _cross_entropy(z: Array, distribution: Array) -> Array:
-    shifted = z - z.real.max(axis=-1, keepdims=True)
-    log_probability = shifted - jnp.log(jnp.exp(shifted).sum(axis=-1, keepdims=True))
-    return -jnp.mean(jnp.sum(jnp.where(distribution == 0, 0, distribution * log_probability), axis=-1))
-
-
-# Of real and complex numbers; relu by the side of its kink that the real part is on.
-_ANALYTIC: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "relu": lambda z: jnp.where(z.real > 0, z, 0),
-}
-
-# What `check_gradients` evaluates the loss by, many parameters at a time.
-loss.perturbed = perturbed_loss  # type: ignore[attr-defined]
-
-
 def numerical_gradient(
     params: Params,
     x: Num[ArrayLike, "*batch features"],
@@ -327,14 +264,15 @@ def numerical_gradient(
 def _central_differences(
     params: Params, x: Array, t: Targets, h: Array, *, activation: ActivationName
 ) -> list[Array]:
+    jaxpr = jax.make_jaxpr(partial(loss, activation=activation))(params, x, t)
+    args = jax.tree.leaves((params, x, t))
+
     def leaf_gradient(number: int, leaf: Array) -> Array:
+        evaluate = perturbed(jaxpr, number)
+
         def slope(index: Array) -> Array:
-            value = leaf.reshape(-1)[index] + jnp.stack([h, -h])
-            indices = jnp.stack([index] * 2)
-            up, down = perturbed_loss(
-                params, x, t, leaf=number, index=indices, value=value, activation=activation
-            )
-            return (up - down) / (2 * h)
+            value = leaf.reshape(-1)[index]
+            return (evaluate(index, value + h, *args) - evaluate(index, value - h, *args)) / (2 * h)
 
         return jax.lax.map(slope, jnp.arange(leaf.size), batch_size=512).reshape(leaf.shape)
 

@@ -143,11 +143,15 @@ def test_directions_find_what_no_estimate_points_at():
     assert check_gradients(f, x, limit=100).verdict == "fail"
 
 
-def test_the_network_is_checked_in_full_by_what_its_loss_carries():
-    params = network.init(jax.random.key(0), (30, 8, 5), weight_std=0.5)
-    x, t = np.random.default_rng(0).standard_normal((7, 30)).astype(np.float32), np.arange(7) % 5
-    report = check_gradients(network.loss, params, x, t, candidates={"backprop": network.backprop}, limit=10)
-    assert report.passed and [leaf.checked for leaf in report.leaves] == [240, 8, 40, 5]
+def test_a_network_is_checked_in_full_where_an_element_touches_little():
+    params = network.init(jax.random.key(0), (784, 20, 10), weight_std=0.1)
+    x, t = np.random.default_rng(0).standard_normal((20, 784)).astype(np.float32), np.arange(20) % 10
+    candidates = {"backprop": network.backprop}
+    report = check_gradients(network.loss, params, x, t, candidates=candidates)
+    assert report.passed and [leaf.checked for leaf in report.leaves] == [15_680, 20, 200, 10]
+    asked = check_gradients(network.loss, params, x, t, candidates=candidates, limit=1_000)
+    assert asked.passed and sum(leaf.checked for leaf in asked.leaves) < 5_000
+    x, t = x[:7], t[:7]
     for activation in ("relu", "tanh"):
         f = jax.tree_util.Partial(network.loss, activation=activation)
         deep = network.init(jax.random.key(1), (6, 5, 4, 3), weight_std=0.7)
@@ -226,6 +230,9 @@ def test_the_process_stays_as_it_is():
     after = jax.grad(f)(jnp.ones(3))
     assert after.dtype == before.dtype == np.float32
     np.testing.assert_array_equal(before, after)
+    labels = np.arange(3)  # of int64, an argument
+    assert check_gradients(lambda x, t: jnp.sum(jnp.where(t > 0, x, x**2)), jnp.ones(3), labels).passed
+    assert jnp.asarray(labels).dtype == np.int32
 
 
 OWN = """
@@ -270,10 +277,18 @@ def test_jaxnet_check_of_the_network(capsys):
     assert "reverse, forward, backprop, Richardson and complex step agree to" in capsys.readouterr().out
     assert cli.main(["check", *quick, "--published-softmax"]) == 1
     out = capsys.readouterr().out
-    assert "published backprop disagrees with reverse, forward and Richardson" in out
+    assert "published backprop disagrees with reverse, forward, Richardson and complex step" in out
     assert "sum to about 0.1 = 1/10, not to 1" in " ".join(out.split())
 
 
 def test_importing_costs_no_plotting():
     code = "import jaxnet, sys; print('matplotlib' in sys.modules, 'orbax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("size", [0.0, 2.2e-313, 1e-300, 1e-200])
+def test_an_element_too_small_for_steps_of_its_own_size(size):
+    f = lambda x: jnp.sum(jnp.exp(x) * jnp.sin(x))  # noqa: E731
+    assert check_gradients(f, np.array([size])).passed
+    wrong = check_gradients(f, np.array([size]), candidates={"wrong": np.array([1.01])})
+    assert wrong.verdict == "fail"
