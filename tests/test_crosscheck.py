@@ -144,11 +144,11 @@ def test_directions_find_what_no_estimate_points_at():
 
 
 def test_a_network_is_checked_in_full_where_an_element_touches_little():
-    params = network.init(jax.random.key(0), (784, 20, 10), weight_std=0.1)
-    x, t = np.random.default_rng(0).standard_normal((20, 784)).astype(np.float32), np.arange(20) % 10
+    params = network.init(jax.random.key(0), (600, 20, 10), weight_std=0.1)
+    x, t = np.random.default_rng(0).standard_normal((20, 600)).astype(np.float32), np.arange(20) % 10
     candidates = {"backprop": network.backprop}
     report = check_gradients(network.loss, params, x, t, candidates=candidates)
-    assert report.passed and [leaf.checked for leaf in report.leaves] == [15_680, 20, 200, 10]
+    assert report.passed and [leaf.checked for leaf in report.leaves] == [12_000, 20, 200, 10]
     asked = check_gradients(network.loss, params, x, t, candidates=candidates, limit=1_000)
     assert asked.passed and sum(leaf.checked for leaf in asked.leaves) < 5_000
     x, t = x[:7], t[:7]

@@ -289,7 +289,7 @@ OVERFITTING = {
     "train": (X[:40], T[:40]),
     "validation": (X[40:], T[40:]),
     "metrics": METRICS,
-    "optimizer": optax.adam(0.05),
+    "optimizer": optax.adam(0.03),
     "eval_every": 10,
     "steps": 400,
 }
