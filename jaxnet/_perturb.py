@@ -435,7 +435,8 @@ def _dot(eqn: Any, left: Any, right: Any) -> Any:
     sides = []
     for array, gone, shared in ((left, contracted[0], batched[0]), (right, contracted[1], batched[1])):
         free = [axis for axis in range(array.ndim) if axis not in (*gone, *shared)]
-        moved = array.transpose(*shared, *free, *gone)
+        # Of jax, since jax 0.8 gives a jaxpr's constants as arrays that have no methods.
+        moved = jnp.asarray(array).transpose(*shared, *free, *gone)
         sides.append(moved.reshape([array.shape[axis] for axis in (*shared, *free)]))
     rows, columns = (side.ndim - len(batched[0]) for side in sides)
     first = sides[0].reshape(*sides[0].shape, *[1] * columns)
