@@ -358,7 +358,7 @@ def load_aligned(path: Path) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize
         data = np.empty(size + 64, np.uint8)
         start = -data.ctypes.data % 64
-        file.readinto(data[start : start + size])  # type: ignore[arg-type]
+        file.readinto(data[start : start + size].data)
         return data[start : start + size].view(dtype).reshape(shape)
 
 

@@ -219,10 +219,10 @@ class _Walk:
         old, new, region = operands[0].base.shape, bases[0].shape, _of(operands[0]).region
         wide, result = list(region), list[Array | None]()
         for before, after in _groups(old, new):
-            positions = tuple(region[axis] for axis in before if region[axis] is not None)
+            positions = tuple(p for p in (region[axis] for axis in before) if p is not None)
             if positions and len(positions) == sum(old[axis] > 1 for axis in before):
-                sizes = (tuple(old[axis] for axis in before), tuple(new[axis] for axis in after))
-                result += self.unravel(positions, *sizes)  # type: ignore[arg-type]
+                was, becomes = tuple(old[axis] for axis in before), tuple(new[axis] for axis in after)
+                result += self.unravel(positions, was, becomes)
             else:
                 for axis in before:
                     wide[axis] = None

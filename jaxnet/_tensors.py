@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ _DTYPES = {
 def require() -> None:
     """Raise ImportError, naming the extra, where safetensors is not installed."""
     try:
-        import safetensors.numpy  # noqa: F401
+        import_module("safetensors.numpy")
     except ImportError:
         raise ImportError("saved parameters need safetensors: pip install 'jaxnet[checkpoints]'") from None
 
@@ -218,8 +219,9 @@ def load_params(path: str | os.PathLike[str], like: PyTree = None) -> Exported:
     if like is not None:
         params = unflatten(arrays, like, str(path))
     elif sizes is not None:
-        layers = [(arrays[f"{i}.weight"], arrays.get(f"{i}.bias")) for i in range(len(sizes) - 1)]
-        params = tuple(network.Dense(*layer) for layer in layers)  # type: ignore[arg-type]
+        saved: dict[str, Any] = arrays  # NumPy's, which serve as jax's do
+        pairs = [(saved[f"{i}.weight"], saved.get(f"{i}.bias")) for i in range(len(sizes) - 1)]
+        params = tuple(network.Dense(weight, bias) for weight, bias in pairs)
     else:
         params = arrays
     return Exported(

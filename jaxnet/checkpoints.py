@@ -358,11 +358,11 @@ def _result(found: _Found, like: TrainState) -> FitResult:
     wanted: dict[str, Any] = {"state": like}
     if any(name.startswith("best.") for name in found.arrays):
         value = found.arrays["best.value"]
-        wanted["best"] = Best(np.int64(0), value, like.params)  # type: ignore[arg-type]
+        wanted["best"] = {"step": np.int64(0), "value": value, "params": like.params}
     tree = _tensors.unflatten(found.arrays, wanted, found.source)
-    best = tree.get("best")
-    if best is not None:
-        best = Best(int(best.step), best.value[()], best.params)
+    best = None
+    if "best" in tree:
+        best = Best(int(tree["best"]["step"]), tree["best"]["value"][()], tree["best"]["params"])
     seconds = found.metadata["compile_seconds"], found.metadata["train_seconds"]
     return FitResult(tree["state"], found.history, False, *seconds, best)
 

@@ -95,7 +95,7 @@ def check_gradients(
 def _running(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever f raises stays what it is
+    except Exception as error:  # f may raise anything: it gets a note and goes on as it is
         error.add_note(f"check_gradients was running {what}")
         raise
 
@@ -106,7 +106,7 @@ class _Problem:
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], argnums: int | Sequence[int]):
         self.f, self.args = f, args
         self.single = isinstance(argnums, (int, np.integer))
-        numbers: list[Any] = [argnums] if self.single else list(argnums)  # type: ignore[arg-type]
+        numbers: list[Any] = [argnums] if isinstance(argnums, (int, np.integer)) else list(argnums)
         if not numbers or not all(
             isinstance(n, (int, np.integer)) and -len(args) <= n < len(args) for n in numbers
         ):
@@ -386,9 +386,8 @@ def _candidate(problem: _Problem, name: str, gradient: PyTree, weights: PyTree) 
     outputs = jax.tree.leaves(problem.output)
     one = problem.scalar or not isinstance(problem.output, (tuple, list, dict))
     expected = jax.tree.structure(problem.wrt)
-    blocks: list[PyTree] = (
-        [gradient] if one else jax.tree.structure(problem.output).flatten_up_to(gradient)  # type: ignore[attr-defined]
-    )
+    structure: Any = jax.tree.structure(problem.output)
+    blocks: list[PyTree] = [gradient] if one else structure.flatten_up_to(gradient)
     total = [np.zeros(shape) for shape in problem.shapes]
     dtypes: list[Any] = [None] * len(total)
     for output, weight, block in zip(outputs, jax.tree.leaves(weights), blocks, strict=True):

@@ -66,7 +66,9 @@ def holds_numpy(f: Callable[..., Any], *args: Any) -> bool:
         constants = jax.make_jaxpr(f, static_argnums=[n for n, a in enumerate(args) if callable(a)])(
             *args
         ).consts
-    except Exception:  # whatever it is, f raises it again where it is run
+    except (
+        Exception
+    ):  # f may raise anything, and does so again where it is run; to clear caches is always right
         return True
     return any(not isinstance(constant, Array) for constant in constants)
 

@@ -128,7 +128,7 @@ def _element(problem: Any, methods: list[Method], checked: Checked, number: int,
         values[COMPLEX] = float(checked.complex_values[row])
     failed = [name for name, wrong in checked.failed.items() if wrong[row]]
     path, bar = _element_path(problem, index), float(found.error[row])
-    verdict = "fail" if failed else "pass" if checked.resolved[row] else "inconclusive"
+    verdict: Verdict = "fail" if failed else "pass" if checked.resolved[row] else "inconclusive"
     reason = ""
     if failed:
         bad = [name for name in failed if not np.isfinite(values[name])]
@@ -146,7 +146,7 @@ def _element(problem: Any, methods: list[Method], checked: Checked, number: int,
                 f"the error bar at {path}, {bar:.1e}, is too wide to decide: f has noise of "
                 f"{checked.sigma:.1e} or is not smooth"
             )
-    return Element(path, values | wide, bar, verdict, failed, reason)  # type: ignore[arg-type]
+    return Element(path, values | wide, bar, verdict, failed, reason)
 
 
 def _causes(problem: Any, methods: list[Method], checked: Checked, leaf: int) -> list[str]:

@@ -267,7 +267,7 @@ def _run_stretch(
         return kept._replace(key=state.key), jnp.where(good, value, jnp.nan)
 
     batch_axis = 0 if own else None
-    axes = TrainState(0, 0, 0, batch_axis)  # type: ignore[arg-type]
+    axes = TrainState._make((0, 0, 0, batch_axis))
 
     def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, losses = carry

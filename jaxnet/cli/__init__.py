@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         jax.devices()
-    except Exception as error:  # jax has several, down to a bare AssertionError, for a platform it cannot use
+    except (
+        Exception
+    ) as error:  # jax documents none: AssertionError for an absent CUDA, RuntimeError for others
         print(f"jaxnet: error: JAX finds no usable device: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     with _terminations() as terminations:

@@ -91,7 +91,7 @@ def _check_published(options: argparse.Namespace) -> GradientReport:
         z, back = jax.vjp(lambda p: network.logits(p, x, activation=options.activation), params)
         return back((softmax(z, axis=None) - one_hot(t)) / len(t))[0]  # the source's dz
 
-    classes = len(params[-1].bias)  # type: ignore[arg-type]
+    classes = params[-1].weight.shape[1]
     report = check_gradients(
         published_loss, params, x, t, candidates={"published backprop": published_backprop}
     )
@@ -131,7 +131,7 @@ def _check_own(target: str) -> GradientReport:
             *(args if isinstance(args, tuple) else (args,)),
             candidates={} if candidate is None else {f"{name}_gradient": candidate},
         )
-    except Exception as error:  # theirs, whatever it is: in one line
+    except Exception as error:  # the user's code may raise anything, and the command promises one line
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         raise ValueError(
             f"{target}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
@@ -150,7 +150,7 @@ def _import(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # theirs, whatever it is: in one line
+    except Exception as error:  # as above: a module runs the user's code when it is imported
         raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
