@@ -1,7 +1,9 @@
 """Many networks trained at once by one compiled program: seeds, starts, hyperparameters on a first axis."""
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ from jaxnet.differentiation import _check_scalar
 from jaxnet.training import History
 
 Optimizer = Any  # a GradientTransformation, or a function of hyperparameters that returns one
+_CACHE = 2**20  # bytes of a core's own cache
 Evaluation = tuple[int, dict[str, dict[str, np.ndarray]]]  # the step; by part and metric, [networks]
 
 
@@ -88,8 +91,8 @@ def fit_many(
     params: as of `fit`, every leaf with the networks on a new first axis, such as
     `jax.vmap(lambda key: network.init(key, sizes))(keys)`.
 
-    key: one, whose batches all networks share, or an array of keys, one for each network. Sharing is faster
-    by far: the first layers of all networks are then one wide matrix product.
+    key: one, whose batches all networks share, or an array of keys, one for each network. Sharing is faster:
+    the first layers of all networks are then one wide matrix product.
 
     optimizer: an optax one for all; or, with hyperparameters, a function of them that returns one, such as
     `optax.sgd` with `{"learning_rate": [0.1, 0.3], "momentum": [0.5, 0.9]}`: one value for each network.
@@ -138,23 +141,20 @@ def fit_many(
 
     from tqdm import tqdm
 
+    settings = {
+        "loss": loss,
+        "optimizer": optimizer,
+        "batch_size": task.batch_size,
+        "sampling": sampling,
+        "loss_after_update": loss_after_update,
+    }
     total = task.steps * networks
     bar = tqdm(total=total, unit="step", disable=None if progress else True, dynamic_ncols=True)
     interrupted = False
     try:
-        for group in groups:
-            run = partial(
-                _program(jax.default_backend()),
-                hyper=group.hyper,
-                x=task.parts["train"][0],
-                t=task.parts["train"][1],
-                loss=loss,
-                optimizer=optimizer,
-                batch_size=task.batch_size,
-                sampling=sampling,
-                loss_after_update=loss_after_update,
-            )
-            _train_group(group, run, loss, task, sampling, bar)
+        with ThreadPoolExecutor(_num_lanes(), "jaxnet-lane") as pool:
+            for group in groups:
+                _train_group(group, _Lanes(settings, group, task, pool), loss, task, sampling, bar)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -169,41 +169,97 @@ class _Group:
     state: TrainState
     hyper: dict[str, Array]
     done: int = 0
-    losses: list[np.ndarray] = field(default_factory=list)  # [steps, networks]
+    losses: list[np.ndarray] = field(default_factory=list)  # [networks, steps]
     evaluations: list[Evaluation] = field(default_factory=list)
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
 
 
-def _train_group(
-    group: _Group, run: Callable[..., Any], loss: Loss, task: Task, sampling: Sampling, bar: Any
-) -> None:
+def _num_lanes() -> int:
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Lanes:
+    """The program of a group, run on a share of its networks for each core, all shares at once.
+
+    A step of one program leaves cores idle between its products, and those of small networks do not divide
+    well among threads: two programs side by side take two thirds of the time of one twice as wide.
+    """
+
+    def __init__(self, settings: dict[str, Any], group: _Group, task: Task, pool: ThreadPoolExecutor):
+        networks, own = len(group.state.step), group.state.key.ndim == 1
+        width = -(-networks // _num_lanes())
+        # Lanes of one shape, so that one compilation serves all: the last may repeat the last network.
+        rows = np.minimum(np.arange(-(-networks // width) * width), networks - 1).reshape(-1, width)
+        at_once = _at_once(group.state, task, width) if own else width
+        self.max_steps = longest_cut(task.batch_size * (at_once if own else 1), task.steps, task.eval_every)
+        self._settings = settings | {"max_steps": self.max_steps, "at_once": at_once}
+        self._rows, self._pool = rows, pool
+        self._hyper = [_networks(group.hyper, lane) for lane in rows]
+        self._data = task.parts["train"]
+
+    def __call__(
+        self, state: TrainState, first_step: int, num_steps: int, *, careful: bool
+    ) -> tuple[TrainState, np.ndarray, np.ndarray]:
+        """Return the state after those steps, the losses [networks, num_steps] and which are finite."""
+        window = jnp.int32(first_step), jnp.int32(num_steps)
+        lanes = [
+            (_networks(state, lane), *window, hyper, *self._data)
+            for lane, hyper in zip(self._rows, self._hyper, strict=True)
+        ]
+        # Compiled in this thread, whose contexts (such as enable_x64) the others do not have.
+        run = _program(jax.default_backend())
+        program = run.lower(*lanes[0], **self._settings, careful=careful).compile()
+        done = list(self._pool.map(lambda lane: jax.block_until_ready(program(*lane)), lanes))
+        networks = len(state.step)
+
+        def joined(*leaves: Array) -> Array:
+            return (
+                jnp.concatenate(leaves)[:networks] if leaves[0].ndim else leaves[0]
+            )  # the key that all share
+
+        losses, finite = (np.concatenate([np.asarray(lane[i]) for lane in done])[:networks] for i in (1, 2))
+        return jax.tree.map(joined, *(state for state, _, _ in done)), losses[:, :num_steps], finite
+
+
+def _at_once(state: TrainState, task: Task, width: int) -> int:
+    """Return how many of a lane's networks take their steps together: what lies well in a core's cache."""
+    if jax.default_backend() != "cpu":
+        return width
+    x, t = task.parts["train"]
+    batch = task.batch_size * (x.nbytes + t.nbytes) // len(x)
+    held = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    return max(n for n in range(1, width + 1) if width % n == 0 and n <= max(1, _CACHE // (batch + 2 * held)))
+
+
+def _train_group(group: _Group, run: _Lanes, loss: Loss, task: Task, sampling: Sampling, bar: Any) -> None:
     networks = len(group.state.step)
-    drawn = task.batch_size * (networks if group.state.key.ndim else 1)
-    max_steps = longest_cut(drawn, task.steps, task.eval_every)
-    run = partial(run, max_steps=max_steps)
     start = time.perf_counter()
-    jax.block_until_ready(run(group.state, jnp.int32(0), jnp.int32(0), careful=False))
+    run(group.state, 0, 0, careful=False)
     group.compile_seconds = time.perf_counter() - start
     alive, pace, shown = np.ones(networks, bool), 0.0, {}
     while group.done < task.steps and alive.any():
         cut = next_cut(
-            group.done, pace, steps=task.steps, max_steps=max_steps, eval_every=task.eval_every, stretch=None
+            group.done,
+            pace,
+            steps=task.steps,
+            max_steps=run.max_steps,
+            eval_every=task.eval_every,
+            stretch=None,
         )
-        window = jnp.int32(group.done), jnp.int32(cut.num_steps)
         start = time.perf_counter()
-        state, new_losses, finite = run(group.state, *window, careful=not alive.all())
-        losses = np.asarray(new_losses)[: cut.num_steps]
+        state, losses, finite = run(group.state, group.done, cut.num_steps, careful=not alive.all())
         if alive.all() and not (finite.all() and np.isfinite(losses).all()):
             # Once more, now looking at every step, and so from here on: the usual run need not pay for it.
-            state, new_losses, _ = run(group.state, *window, careful=True)
-            losses = np.asarray(new_losses)[: cut.num_steps]
+            state, losses, _ = run(group.state, group.done, cut.num_steps, careful=True)
         seconds = time.perf_counter() - start
         pace = seconds / cut.num_steps
         done = group.done + cut.num_steps
         still_alive = np.asarray(state.step) == done
         for index in np.flatnonzero(alive & ~still_alive):
-            last = _network(state, int(index))
+            last = _networks(state, int(index))
             if (error := batch_error(loss, last, int(last.step), task, sampling)) is not None:
                 raise error
         alive = still_alive
@@ -222,7 +278,7 @@ def _train_group(
         group.done = done
         bar.update(cut.num_steps * networks)
         if alive.any():
-            bar.set_postfix({"loss": f"{losses[-1][alive].mean():.4g}"} | shown, refresh=False)
+            bar.set_postfix({"loss": f"{losses[alive, -1].mean():.4g}"} | shown, refresh=False)
 
 
 def _run_stretch(
@@ -240,57 +296,56 @@ def _run_stretch(
     loss_after_update: bool,
     max_steps: int,
     careful: bool,
-) -> tuple[TrainState, Float[Array, "max_steps networks"], Bool[Array, " networks"]]:
+    at_once: int,
+) -> tuple[TrainState, Float[Array, "networks max_steps"], Bool[Array, " networks"]]:
     """Run num_steps ≤ max_steps updates of every network; return as `_steps.run_stretch`, for each.
 
     careful: a network whose loss or params would not be finite keeps its state from then on, and its losses
-    are NaN. It is one whose `step` has fallen behind.
+    are NaN. It is one whose `step` has fallen behind. at_once: of networks with batches of their own, how
+    many take a step together; one such group after the other goes the whole stretch.
     """
-    key = state.key
-    own = key.ndim == 1
+    own = state.key.ndim == 1
+    # Held as [out, in], matrices of all networks one below the other need no transpose for the wide product.
+    turned = _turned if not own else lambda state: state
 
-    def drawn(key: Array) -> Array:
-        return draw_batches(key, first_step, max_steps, batch_size, x.shape[0], sampling)
+    def one(state: TrainState, hyper: dict[str, Array]) -> tuple[TrainState, Array, Array]:
+        rows = draw_batches(state.key, first_step, max_steps, batch_size, x.shape[0], sampling)
 
-    rows = jax.lax.map(drawn, key) if own else drawn(key)  # one network after the other: it sorts
+        def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            state, losses = turned(carry[0]), carry[1]
+            x_batch, t_batch = (array.at[rows[index]].get(mode="promise_in_bounds") for array in (x, t))
+            new, value = update(state, x_batch, t_batch, loss=loss, optimizer=_optimizer(optimizer, hyper))
+            if loss_after_update:
+                value = loss(new.params, x_batch, t_batch)
+            if careful:
+                good = (state.step == first_step + index) & jnp.isfinite(value) & all_finite(new.params)
+                new = jax.tree.map(partial(jnp.where, good), new, state)._replace(key=state.key)
+                value = jnp.where(good, value, jnp.nan)
+            return turned(new), losses.at[index].set(value)
 
-    def step_one(state: TrainState, hyper: dict[str, Array], x: Array, t: Array) -> tuple[TrainState, Array]:
-        new, value = update(state, x, t, loss=loss, optimizer=_optimizer(optimizer, hyper))
-        return new, loss(new.params, x, t) if loss_after_update else value
+        dtype = _check_scalar(loss, state.params, x[rows[0]], t[rows[0]], name="the loss").dtype
+        losses = jnp.full(max_steps, jnp.nan, dtype)
+        state, losses = jax.lax.fori_loop(0, num_steps, body, (turned(state), losses))
+        state = turned(state)
+        return state, losses, all_finite(state.params)
 
-    def step_carefully(
-        step: Array, state: TrainState, hyper: dict[str, Array], x: Array, t: Array
-    ) -> tuple[TrainState, Array]:
-        new, value = step_one(state, hyper, x, t)
-        good = (state.step == step) & jnp.isfinite(value) & all_finite(new.params)
-        kept = jax.tree.map(partial(jnp.where, good), new, state)
-        return kept._replace(key=state.key), jnp.where(good, value, jnp.nan)
+    if own:
+        return jax.lax.map(lambda network: one(*network), (state, hyper), batch_size=at_once)
+    axes = TrainState._make((0, 0, 0, None))
+    return jax.vmap(one, (axes, 0), (axes, 0, 0))(state, hyper)
 
-    batch_axis = 0 if own else None
-    axes = TrainState._make((0, 0, 0, batch_axis))
 
-    def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, losses = carry
-        batch = rows[:, index] if own else rows[index]
-        x_batch, t_batch = (array.at[batch].get(mode="promise_in_bounds") for array in (x, t))
-        step = partial(step_carefully, first_step + index) if careful else step_one
-        each = jax.vmap(step, (axes, 0, batch_axis, batch_axis), (axes, 0))
-        state, values = each(state, hyper, x_batch, t_batch)
-        return state, losses.at[index].set(values)
-
-    one = jax.tree.map(lambda leaf: leaf[0], state.params)
-    first_rows = rows[0, 0] if own else rows[0]
-    dtype = _check_scalar(loss, one, x[first_rows], t[first_rows], name="the loss").dtype
-    losses = jnp.full((max_steps, len(state.step)), jnp.nan, dtype)
-    state, losses = jax.lax.fori_loop(0, num_steps, body, (state, losses))
-    return state, losses, jax.vmap(all_finite)(state.params)
+def _turned(state: TrainState) -> TrainState:
+    """Return the state with every matrix of params and optimizer transposed."""
+    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, state)
 
 
 @cache
-def _program(backend: str) -> Callable[..., Any]:
+def _program(backend: str) -> Any:
     """Compile `_run_stretch` for a backend."""
-    static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update", "max_steps", "careful")
-    return jax.jit(_run_stretch, static_argnames=static, compiler_options=compiler_options(backend))
+    static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update")
+    varying = ("max_steps", "careful", "at_once")
+    return jax.jit(_run_stretch, static_argnames=static + varying, compiler_options=compiler_options(backend))
 
 
 @partial(jax.jit, static_argnames=("metrics",))
@@ -318,8 +373,9 @@ def _measure(
     return measured
 
 
-def _network(state: TrainState, index: int) -> TrainState:
-    return jax.tree.map(lambda leaf: leaf[index] if leaf.ndim else leaf, state)
+def _networks(tree: PyTree, index: int | np.ndarray) -> PyTree:
+    """Return those networks of a tree; the one key that all share stays as it is."""
+    return jax.tree.map(lambda leaf: leaf[index] if leaf.ndim else leaf, tree)
 
 
 def _result(groups: list[_Group], task: Task, interrupted: bool) -> FitManyResult:
@@ -336,8 +392,8 @@ def _result(groups: list[_Group], task: Task, interrupted: bool) -> FitManyResul
         return np.concatenate(joined, axis=1).T
 
     def recorded(group: _Group) -> np.ndarray:
-        empty = np.zeros((0, len(group.state.step)), np.float32)
-        return np.concatenate(group.losses)[: group.done] if group.losses else empty
+        empty = np.zeros((len(group.state.step), 0), np.float32)
+        return (np.concatenate(group.losses, axis=1)[:, : group.done] if group.losses else empty).T
 
     def curves(part: str) -> dict[str, np.ndarray]:
         if part not in task.parts:

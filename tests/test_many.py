@@ -79,6 +79,30 @@ def test_each_network_ends_where_fit_takes_it(keys, options):
         )
 
 
+@pytest.mark.parametrize("keys", [KEYS, KEYS[0]], ids=["own batches", "shared batches"])
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_however_many_cores_and_however_small_their_caches(monkeypatch, lanes, keys):
+    """Networks side by side or one after the other, in float64, which is a matter of the caller's thread."""
+    monkeypatch.setattr(many, "_num_lanes", lambda: lanes)
+    monkeypatch.setattr(many, "_CACHE", 1)
+    with jax.enable_x64(True):
+        starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), STACKED)
+        result = fit_many(params=starts, key=keys, optimizer=optax.adam(0.01))
+        assert result.history.loss.dtype == result.params[0].weight.dtype == np.float64
+        for index in range(3):
+            alone = jaxnet.fit(
+                network.loss,
+                jax.tree.map(lambda leaf, index=index: leaf[index], starts),
+                (X, T),
+                key=keys[index] if keys.ndim else keys,
+                optimizer=optax.adam(0.01),
+                **COMMON,
+            )
+            np.testing.assert_allclose(result.history.loss[index], alone.history.loss, rtol=1e-12)
+            for one, other in zip(jax.tree.leaves(result.params), jax.tree.leaves(alone.params), strict=True):
+                np.testing.assert_allclose(one[index], other, rtol=1e-9, atol=1e-12)
+
+
 def test_a_network_can_be_resumed_by_fit():
     half = fit_many(optimizer=optax.adam(0.01), key=KEYS, steps=20)
     whole = fit_many(optimizer=optax.adam(0.01), key=KEYS)
@@ -95,7 +119,7 @@ def test_shared_batches_make_one_wide_product():
     run = many._program(jax.default_backend())
     state = many.TrainState(stack(*STARTS), optax.sgd(0.1).init(STARTS[0]), jnp.zeros(3, jnp.int32), KEYS[0])
     options = {"loss": network.loss, "optimizer": optax.sgd(0.1), "batch_size": 10, "sampling": "replacement"}
-    options |= {"loss_after_update": False, "max_steps": 5, "careful": False}
+    options |= {"loss_after_update": False, "max_steps": 5, "careful": False, "at_once": 3}
     program = run.lower(state, jnp.int32(0), jnp.int32(5), {}, X, T, **options).compile().as_text()
     assert "f32[10,15]" in program.replace(" ", "")  # 10 examples, 3 networks of 5 hidden units
 
