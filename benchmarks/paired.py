@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ import optax
 from jax import Array, lax
 
 from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
-from jaxnet import datasets, network, training
+from jaxnet import datasets, fit_many, many, network, training
 from jaxnet._steps import compiler_options, evaluate
 
-STEPS, EXAMPLES = 600, 60_000
+STEPS, EXAMPLES, NETWORKS = 600, 60_000, 16
 YNN = "xla_cpu_experimental_ynn_fusion_type"
 Variants = Mapping[str, Callable[[], Any]]
 OPTIMIZER = optax.sgd(LEARNING_RATE)
@@ -190,13 +191,51 @@ def evaluate_group() -> Variants:
 
         return lambda: run(params, x, t).block_until_ready()
 
+    @jax.jit
+    def turned(params: Any, x: Array, t: Array) -> Array:
+        """Of activations [features, n]."""
+        (w1, b1), (w2, b2) = params
+        a = jax.nn.sigmoid(
+            lax.dot_general(lax.optimization_barrier(w1.T), x, (((1,), (1,)), ((), ()))) + b1[:, None]
+        )
+        return (jnp.argmax(w2.T @ a + b2[:, None], axis=0) == t).mean()
+
     whole = {"whole": lambda: jax.block_until_ready(evaluate(params, x, t, metrics=metrics))}
+    whole["whole, written by hand with turned layers"] = lambda: turned(params, x, t).block_until_ready()
     return whole | {f"in chunks of {n}": chunks(n) for n in (100, 1000, 2000, 5000)}
+
+
+def many_group(own: bool) -> Variants:
+    """Return sweeps with shared batches or each its own, with one thing of `fit_many` undone in each."""
+    x, t = data()
+    seeds = jax.random.split(jax.random.key(1), NETWORKS)
+    params = jax.vmap(lambda seed: network.init(seed, (784, HIDDEN, 10)))(seeds)
+    rates = {"learning_rate": np.full(NETWORKS, LEARNING_RATE, np.float32)}
+
+    def sweep(**undone: Any) -> Callable[[], Any]:
+        def loss(params: Any, x: Array, t: Array) -> Array:  # its own, so that no two share a program
+            return network.loss(params, x, t)
+
+        def call() -> Any:
+            with mock.patch.multiple(many, **{"_CACHE": many._CACHE} | undone):
+                return fit_many(
+                    loss, params, (x, t), key=seeds if own else seeds[0], steps=STEPS, optimizer=optax.sgd,
+                    hyperparameters=rates, progress=False,
+                )  # fmt: skip
+
+        return call
+
+    variants = {"as fit_many does": sweep(), "again": sweep(), "one lane": sweep(_num_lanes=lambda: 1)}
+    if own:
+        return variants | {"all of a lane at once": sweep(_CACHE=2**40)}
+    return variants | {"matrices as they are": sweep(_turned=lambda state: state)}
 
 
 GROUPS: dict[str, tuple[Callable[[], Variants], float, str]] = {
     "step": (step_group, STEPS / 1e6, "us a step"),
     "products": (products_group, STEPS / 1e6, "us a step"),
+    "shared": (partial(many_group, own=False), STEPS * NETWORKS / 1e6, "us a step and network"),
+    "separate": (partial(many_group, own=True), STEPS * NETWORKS / 1e6, "us a step and network"),
     "draw": (draw_group, 1, "s"),
     "evaluate": (evaluate_group, 1e-3, "ms"),
 }

@@ -1,4 +1,7 @@
-"""Many networks trained at once by one compiled program: seeds, starts, hyperparameters on a first axis."""
+"""Many networks trained at once by one compiled program: seeds, starts, hyperparameters on a first axis.
+
+On CPU each core runs that program on its share of the networks.
+"""
 
 import os
 import time
