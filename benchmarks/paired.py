@@ -225,10 +225,15 @@ def many_group(own: bool) -> Variants:
 
         return call
 
-    variants = {"as fit_many does": sweep(), "again": sweep(), "one lane": sweep(_num_lanes=lambda: 1)}
-    if own:
-        return variants | {"all of a lane at once": sweep(_CACHE=2**40)}
-    return variants | {"matrices as they are": sweep(_turned=lambda state: state)}
+    as_it_is = {"turned_products": lambda loss: loss}
+    variants = {
+        "as fit_many does": sweep(),
+        "again": sweep(),
+        "one lane": sweep(_num_lanes=lambda: 1),
+        "products as the loss says": sweep(**as_it_is),
+        "those, and matrices as they are": sweep(**as_it_is, turned=lambda state: state),
+    }
+    return variants | ({"all of a lane at once": sweep(_CACHE=2**40)} if own else {})
 
 
 GROUPS: dict[str, tuple[Callable[[], Variants], float, str]] = {

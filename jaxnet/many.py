@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,12 +34,12 @@ from jaxnet._steps import (
     Sampling,
     TrainState,
     all_finite,
-    compiler_options,
     draw_batches,
     longest_cut,
     next_cut,
     update,
 )
+from jaxnet._turned import turned, turned_products
 from jaxnet.differentiation import _check_scalar
 from jaxnet.training import History
 
@@ -213,8 +213,7 @@ class _Lanes:
             for lane, hyper in zip(self._rows, self._hyper, strict=True)
         ]
         # Compiled in this thread, whose contexts (such as enable_x64) the others do not have.
-        run = _program(jax.default_backend())
-        program = run.lower(*lanes[0], **self._settings, careful=careful).compile()
+        program = _run_stretch.lower(*lanes[0], **self._settings, careful=careful).compile()
         done = list(self._pool.map(lambda lane: jax.block_until_ready(program(*lane)), lanes))
         networks = len(state.step)
 
@@ -284,6 +283,12 @@ def _train_group(group: _Group, run: _Lanes, loss: Loss, task: Task, sampling: S
             bar.set_postfix({"loss": f"{losses[alive, -1].mean():.4g}"} | shown, refresh=False)
 
 
+@partial(
+    jax.jit,
+    static_argnames=(
+        "loss", "optimizer", "batch_size", "sampling", "loss_after_update", "max_steps", "careful", "at_once",
+    ),
+)  # fmt: skip
 def _run_stretch(
     state: TrainState,
     first_step: Int[Array, ""],
@@ -308,8 +313,7 @@ def _run_stretch(
     many take a step together; one such group after the other goes the whole stretch.
     """
     own = state.key.ndim == 1
-    # Held as [out, in], matrices of all networks one below the other need no transpose for the wide product.
-    turned = _turned if not own else lambda state: state
+    turned_loss = turned_products(loss)
 
     def one(state: TrainState, hyper: dict[str, Array]) -> tuple[TrainState, Array, Array]:
         rows = draw_batches(state.key, first_step, max_steps, batch_size, x.shape[0], sampling)
@@ -317,7 +321,9 @@ def _run_stretch(
         def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, losses = turned(carry[0]), carry[1]
             x_batch, t_batch = (array.at[rows[index]].get(mode="promise_in_bounds") for array in (x, t))
-            new, value = update(state, x_batch, t_batch, loss=loss, optimizer=_optimizer(optimizer, hyper))
+            new, value = update(
+                state, x_batch, t_batch, loss=turned_loss, optimizer=_optimizer(optimizer, hyper)
+            )
             if loss_after_update:
                 value = loss(new.params, x_batch, t_batch)
             if careful:
@@ -336,19 +342,6 @@ def _run_stretch(
         return jax.lax.map(lambda network: one(*network), (state, hyper), batch_size=at_once)
     axes = TrainState._make((0, 0, 0, None))
     return jax.vmap(one, (axes, 0), (axes, 0, 0))(state, hyper)
-
-
-def _turned(state: TrainState) -> TrainState:
-    """Return the state with every matrix of params and optimizer transposed."""
-    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, state)
-
-
-@cache
-def _program(backend: str) -> Any:
-    """Compile `_run_stretch` for a backend."""
-    static = ("loss", "optimizer", "batch_size", "sampling", "loss_after_update")
-    varying = ("max_steps", "careful", "at_once")
-    return jax.jit(_run_stretch, static_argnames=static + varying, compiler_options=compiler_options(backend))
 
 
 @partial(jax.jit, static_argnames=("metrics",))

@@ -116,12 +116,13 @@ def test_a_network_can_be_resumed_by_fit():
 
 def test_shared_batches_make_one_wide_product():
     """The first layer's weights of all networks meet the batch in one matrix product, not in three."""
-    run = many._program(jax.default_backend())
     state = many.TrainState(stack(*STARTS), optax.sgd(0.1).init(STARTS[0]), jnp.zeros(3, jnp.int32), KEYS[0])
     options = {"loss": network.loss, "optimizer": optax.sgd(0.1), "batch_size": 10, "sampling": "replacement"}
     options |= {"loss_after_update": False, "max_steps": 5, "careful": False, "at_once": 3}
-    program = run.lower(state, jnp.int32(0), jnp.int32(5), {}, X, T, **options).compile().as_text()
-    assert "f32[10,15]" in program.replace(" ", "")  # 10 examples, 3 networks of 5 hidden units
+    program = (
+        many._run_stretch.lower(state, jnp.int32(0), jnp.int32(5), {}, X, T, **options).compile().as_text()
+    )
+    assert "f32[15,10]" in program.replace(" ", "")  # 3 networks of 5 hidden units, 10 examples
 
 
 def falls(w, x, t):
