@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -157,7 +157,7 @@ class Checkpointer:
         if importlib.util.find_spec("orbax") is None or importlib.util.find_spec("orbax.checkpoint") is None:
             raise ImportError("checkpoints need orbax-checkpoint: pip install 'jaxnet[checkpoints]'")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
+        self._lock = lock(self.folder)
         self._worker = ThreadPoolExecutor(1, "jaxnet-checkpoints")
         self._worker.submit(
             importlib.import_module, "jaxnet._orbax"
@@ -168,7 +168,7 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.shutdown(wait=True)
-        os.close(self._lock)
+        self._lock.close()
         if error is None and self._job is not None:
             self._job.result()
 
@@ -287,16 +287,17 @@ def _packed(snapshot: _Snapshot, mark: Mark) -> bytes:
     return _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
 
 
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> IO[bytes]:
+    """Hold a folder that exists until the file given back is closed, or say that another run holds it."""
     import fcntl
 
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    file = (folder / ".lock").open("ab")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
     except BlockingIOError:
-        os.close(descriptor)
+        file.close()
         raise ValueError(f"{folder} is in use by another run") from None
-    return descriptor
+    return file
 
 
 def _sums(folder: Path) -> bytes:

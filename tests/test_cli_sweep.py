@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxnet import cli, datasets
+from jaxnet import checkpoints, cli, datasets, network
 from jaxnet.cli import problem
 
 QUICK = ["--data", "digits", "--steps", "200", "--eval-every", "50"]
@@ -48,11 +48,22 @@ def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
         *["0", "of", "2"],
     ]
     assert imread(folder / "accuracy.png").std() > 0.01
+    saved = checkpoints.load_params(folder / "params.safetensors")
+    x, t = datasets.load("digits")[1]
+    accuracy = network.accuracy(saved.params, x, t, activation=saved.activation)
+    assert float(accuracy) == max(float(n["test_accuracy"]) for n in networks)
     config = json.loads((folder / "config.json").read_text())
     assert (config["seeds"], config["options"]["learning_rate"]) == (2, [0.3, 0.9])
 
     assert cli.main(["sweep", *QUICK, *grid, "--out", str(folder)]) == 2
     assert "already holds a run: choose another --out, or --overwrite it" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    with checkpoints.lock(tmp_path):
+        assert cli.main(["sweep", *QUICK, "--out", str(tmp_path), "--overwrite"]) == 2
+    assert capsys.readouterr().err == f"jaxnet sweep: error: {tmp_path} is in use by another run\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_settings_that_diverge_rank_last(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The run folder of `jaxnet train`: whose it is, what run it holds, and whether that can be resumed."""
+"""The run folder of `jaxnet train` and `sweep`: what run it holds, and whether that can be resumed."""
 
 import argparse
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 from jaxnet import _tensors, checkpoints, datasets
 
 _CONFIG, _SUMMARY = "config.json", "summary.json"
-_OUTPUTS = (_SUMMARY, "params.safetensors", "loss.png", "accuracy.png")
+_OUTPUTS = (_SUMMARY, "params.safetensors", "networks.csv", "loss.png", "accuracy.png")
 _OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
 _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
@@ -98,6 +98,17 @@ def clear(folder: Path, options: argparse.Namespace) -> None:
 def write_config(folder: Path, content: dict[str, Any]) -> None:
     """Write `config.json`, whole or not at all."""
     _write_json(folder / _CONFIG, content)
+
+
+def write_params(folder: Path, options: argparse.Namespace, params: Any) -> None:
+    """Write `params.safetensors`, with what is needed to use them."""
+    checkpoints.save_params(
+        folder / "params.safetensors",
+        params,
+        activation=options.activation,
+        input_scale=datasets.input_scale(options.data),
+        class_names=datasets.CLASS_NAMES.get(options.data),
+    )
 
 
 def write_summary(folder: Path, content: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import many, plots
+from jaxnet import checkpoints, many, plots
 from jaxnet.cli import problem, run_folder
 from jaxnet.cli.options import Add, whole
 
@@ -59,47 +59,68 @@ def _run(options: argparse.Namespace) -> int:
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
     folder = run_folder.path(options)
-    split = task.parts["train"], task.parts["test"]
-    extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
-    configuration = run_folder.configuration(options, split, **task.settings | extra)
-    run_folder.check(folder, options, configuration)
-    run_folder.clear(folder, options)
-    run_folder.write_config(folder, configuration)
+    with checkpoints.lock(folder):
+        split = task.parts["train"], task.parts["test"]
+        extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
+        configuration = run_folder.configuration(options, split, **task.settings | extra)
+        run_folder.check(folder, options, configuration)
+        run_folder.clear(folder, options)
+        run_folder.write_config(folder, configuration)
 
-    keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
-    starts = [
-        problem.init(options, task.sizes, keys[seed][0], setting["weight_std"]) for setting, seed in networks
-    ]
-    result = many.fit_many(
-        task.loss,
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
-        task.parts["train"],
-        test=task.parts["test"],
-        validation=task.parts.get("validation"),
-        optimizer=partial(problem.optimizer, options),
-        hyperparameters={name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters},
-        batch_size=options.batch_size,
-        steps=options.steps,
-        key=keys[options.seed][1]
-        if options.share_batches
-        else jnp.stack([keys[seed][1] for _, seed in networks]),
-        sampling=options.sampling,
-        metrics=task.metrics,
-        eval_every=getattr(options, "eval_every", None),
-        max_networks=options.max_networks,
-    )
+        keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
+        starts = [
+            problem.init(options, task.sizes, keys[seed][0], setting["weight_std"])
+            for setting, seed in networks
+        ]
+        result = many.fit_many(
+            task.loss,
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
+            task.parts["train"],
+            test=task.parts["test"],
+            validation=task.parts.get("validation"),
+            optimizer=partial(problem.optimizer, options),
+            hyperparameters={
+                name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters
+            },
+            batch_size=options.batch_size,
+            steps=options.steps,
+            key=keys[options.seed][1]
+            if options.share_batches
+            else jnp.stack([keys[seed][1] for _, seed in networks]),
+            sampling=options.sampling,
+            metrics=task.metrics,
+            eval_every=getattr(options, "eval_every", None),
+            max_networks=options.max_networks,
+        )
+        _write(folder, options, task, settings, networks, result)
+    return 130 if result.interrupted else 0
 
+
+def _write(
+    folder: Path,
+    options: argparse.Namespace,
+    task: problem.Problem,
+    settings: list[dict[str, Any]],
+    networks: list[tuple[dict[str, Any], int]],
+    result: many.FitManyResult,
+) -> None:
+    """Print the table; write it, the curves, every network's outcome and the best one's parameters."""
+    seeds = options.seeds
     judge = "validation" if "validation" in task.parts else "test"
     final = {part: _final_accuracies(task, result, part) for part in {judge, "test"}}
-    varying = [name for name in grid if len(grid[name]) > 1] or ["learning_rate"]
-    rows = _table(settings, len(seeds), final, result.diverged)
+    varying = [name for name in settings[0] if len({setting[name] for setting in settings}) > 1]
+    varying = varying or ["learning_rate"]
+    rows = _table(settings, seeds, final, result.diverged)
     rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_accuracy_mean"] or 0)))
-    _print_table(rows, varying, judge, final, len(seeds))
+    _print_table(rows, varying, judge, final, seeds)
     _write_networks(folder / "networks.csv", networks, result, final)
-    curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), len(seeds), -1)
+    if not np.isnan(final[judge]).all():
+        best = int(np.nanargmax(final[judge]))
+        run_folder.write_params(folder, options, jax.tree.map(lambda leaf: leaf[best], result.params))
+    curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
     bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
-    figure = plots.accuracy_bands(epochs, bands, ylabel=f"{judge} accuracy, mean ± std of {len(seeds)} seeds")
+    figure = plots.accuracy_bands(epochs, bands, ylabel=f"{judge} accuracy, mean ± std of {seeds} seeds")
     figure.savefig(folder / "accuracy.png", dpi=150)
     summary = {
         "interrupted": result.interrupted,
@@ -115,7 +136,6 @@ def _run(options: argparse.Namespace) -> int:
         f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of "
         f"training, {result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
     )
-    return 130 if result.interrupted else 0
 
 
 def _final_accuracies(task: problem.Problem, result: many.FitManyResult, part: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxnet import checkpoints, datasets, plots, training
+from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder
 from jaxnet.cli.options import Add, whole
 
@@ -110,13 +110,7 @@ def _run(options: argparse.Namespace) -> int:
             "train_seconds": seconds,
             "compile_seconds": result.compile_seconds,
         }
-        checkpoints.save_params(
-            folder / "params.safetensors",
-            result.params,
-            activation=options.activation,
-            input_scale=datasets.input_scale(options.data),
-            class_names=datasets.CLASS_NAMES.get(options.data),
-        )
+        run_folder.write_params(folder, options, result.params)
         _plot(folder, result.history, len(train[0]) / options.batch_size)
         run_folder.write_summary(folder, summary)
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
