@@ -202,6 +202,7 @@ class _Lanes:
         self._rows, self._pool = rows, pool
         self._hyper = [_networks(group.hyper, lane) for lane in rows]
         self._data = task.parts["train"]
+        self._programs: dict[bool, Any] = {}
 
     def __call__(
         self, state: TrainState, first_step: int, num_steps: int, *, careful: bool
@@ -212,8 +213,11 @@ class _Lanes:
             (_networks(state, lane), *window, hyper, *self._data)
             for lane, hyper in zip(self._rows, self._hyper, strict=True)
         ]
-        # Compiled in this thread, whose contexts (such as enable_x64) the others do not have.
-        program = _run_stretch.lower(*lanes[0], **self._settings, careful=careful).compile()
+        if careful not in self._programs:
+            # Compiled in this thread, whose contexts (such as enable_x64) the others do not have.
+            lowered = _run_stretch.lower(*lanes[0], **self._settings, careful=careful)
+            self._programs[careful] = lowered.compile()
+        program = self._programs[careful]
         done = list(self._pool.map(lambda lane: jax.block_until_ready(program(*lane)), lanes))
         networks = len(state.step)
 
