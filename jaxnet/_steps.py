@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
+from jaxnet._turned import turned_products
 from jaxnet.differentiation import _check_scalar
 
 PyTree = Any
@@ -202,7 +203,7 @@ def stretch_program(backend: str) -> Callable[..., tuple[TrainState, Array, Arra
 def evaluate(
     params: PyTree, x: Array, t: Array, metrics: tuple[tuple[str, Loss], ...]
 ) -> dict[str, Float[Array, ""]]:
-    return {name: metric(params, x, t) for name, metric in metrics}
+    return {name: turned_products(metric)(params, x, t) for name, metric in metrics}
 
 
 class Cut(NamedTuple):

@@ -1,5 +1,6 @@
-"""Matrices held as [out, in], and losses of such: how a core computes their products fastest."""
+"""Matrices turned to [out, in], and functions of such: how a CPU computes their products fastest."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from jaxnet._steps import Loss, PyTree
+PyTree = Any
 
 
 def turned(tree: PyTree) -> PyTree:
@@ -15,12 +16,15 @@ def turned(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, tree)
 
 
-def turned_products(loss: Loss) -> Loss:
-    """Return the loss with each product `inputs @ w`, w a matrix of params, computed as `(w.T @ inputs.T).T`.
+def turned_products(f: Callable[..., Array]) -> Callable[..., Array]:
+    """Return f(params, x, t) with each product `inputs @ w`, w a matrix of params, as `(w.T @ inputs.T).T`.
 
-    Where params are the transposes of what is held, w.T and the transpose of its gradient are what is held,
-    and the large products go through their operands as they lie in memory.
+    On CPU the large ones then go through their operands as they lie in memory. Where params are transposes
+    of what is held, so do their gradients. Other devices keep f.
     """
+    if jax.default_backend() != "cpu":
+        return f
+    as_is = jax.lax.optimization_barrier  # or XLA would turn a product back
 
     def run(jaxpr: Jaxpr, consts: Any, values: Any, matrices: list[Array]) -> list[Array]:
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
@@ -44,7 +48,7 @@ def turned_products(loss: Loss) -> Loss:
             ):
                 x, w = operands
                 params = params | {"dimension_numbers": (((1,), (1,)), ((), ()))}
-                out = [equation.primitive.bind(w.T, x, **params).T]
+                out = [as_is(equation.primitive.bind(as_is(w.T), x, **params)).T]
             else:
                 inputs = [*dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))]
                 alone = Jaxpr((), inputs, equation.outvars, [equation], equation.effects, jaxpr.debug_info)
@@ -52,10 +56,10 @@ def turned_products(loss: Loss) -> Loss:
             known.update(zip(equation.outvars, out, strict=True))
         return [*map(read, jaxpr.outvars)]
 
-    def turned_loss(params: PyTree, x: Array, t: Array) -> Array:
-        traced = jax.make_jaxpr(loss)(params, x, t)
+    def turned_f(params: PyTree, x: Array, t: Array) -> Array:
+        traced = jax.make_jaxpr(f)(params, x, t)
         matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
         (value,) = run(traced.jaxpr, traced.consts, jax.tree.leaves((params, x, t)), matrices)
         return value
 
-    return turned_loss
+    return turned_f

@@ -353,7 +353,9 @@ def _evaluate(
     params: PyTree, x: Array, t: Array, metrics: tuple[tuple[str, Loss], ...]
 ) -> dict[str, Float[Array, " networks"]]:
     # One network after the other: what lies between its layers is already many times the size of x.
-    return jax.lax.map(lambda one: {name: metric(one, x, t) for name, metric in metrics}, params)
+    return jax.lax.map(
+        lambda one: {name: turned_products(metric)(one, x, t) for name, metric in metrics}, params
+    )
 
 
 def _measure(
