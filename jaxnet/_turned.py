@@ -27,7 +27,9 @@ def turned_products(f: Callable[..., Array]) -> Callable[..., Array]:
     as_is = jax.lax.optimization_barrier  # or XLA would turn a product back
 
     def run(jaxpr: Jaxpr, consts: Any, values: Any, matrices: list[Array]) -> list[Array]:
-        known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
+        known = dict(
+            zip((*jaxpr.constvars, *jaxpr.invars), (*map(jnp.asarray, consts), *values), strict=True)
+        )
 
         def read(atom: Any) -> Array:
             if not isinstance(atom, Literal):

@@ -134,6 +134,34 @@ def test_a_signal_while_compiling(tmp_path, arguments, monkeypatch):
     assert process.returncode == 143 and "Traceback" not in err
 
 
+IN_A_COLLECTION = """
+import gc, os, sys, threading
+from pathlib import Path
+from jaxnet import cli
+
+number, config = int(sys.argv[1]), Path(sys.argv[2]) / "config.json"
+
+def collected(phase, info):
+    if threading.current_thread() is threading.main_thread() and config.exists():
+        gc.callbacks.remove(collected)
+        os.kill(os.getpid(), number)
+        while True:  # until the signal's handler raises
+            pass
+
+gc.callbacks.append(collected)
+sys.argv[1:] = sys.argv[3:]
+cli.entry()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_where_what_it_raises_is_lost(number, code, tmp_path, arguments):
+    script = [sys.executable, "-c", IN_A_COLLECTION, str(int(number)), str(tmp_path)]
+    command = [*script, *arguments(tmp_path, "--steps", 10**5)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
 def test_a_file_size_limit_and_then_none(tmp_path, arguments, whole, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # Python ignores its signal: a write fails

@@ -63,7 +63,10 @@ def _run(options: argparse.Namespace, argv: Sequence[str] | None) -> int:
 
 @contextmanager
 def _terminations() -> Iterator[list[int]]:
-    """Make the first SIGTERM end the command as Ctrl-C does, and tell whether there was one."""
+    """Make the first SIGTERM end the command as Ctrl-C does, and tell whether there was one.
+
+    Either may arrive where what it raises goes nowhere, as in a garbage collection: then it comes again.
+    """
     received: list[int] = []
 
     def end(number: int, frame: object) -> None:
@@ -71,14 +74,23 @@ def _terminations() -> Iterator[list[int]]:
             received.append(number)
             raise KeyboardInterrupt
 
+    def again(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            hook(lost)
+        else:
+            number = received.pop() if received else signal.SIGINT
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
         yield received
         return
     before = signal.signal(signal.SIGTERM, end)
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield received
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _parser(saved: dict[str, Any] | None = None) -> argparse.ArgumentParser:
