@@ -205,3 +205,48 @@ def check_resumable(found: TrainState, fresh: TrainState, steps: int, key: PRNGK
     if key is not None and (jax.random.key_data(key) != jax.random.key_data(found.key)).any():
         raise ValueError("key must be that of the run to resume, or left out, got another")
     return found
+
+
+def check_stacked(params: PyTree) -> tuple[PyTree, int]:
+    """Return the params of `fit_many` as arrays, and how many networks they are of."""
+    params = jax.tree.map(jnp.asarray, params)
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(params)}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        found = sorted({list(leaf.shape).__repr__() for leaf in jax.tree.leaves(params)})
+        raise ValueError(f"params must have the networks on every leaf's first axis, got shapes {found}")
+    return params, lengths.pop()[0]
+
+
+def check_hyperparameters(
+    hyperparameters: Mapping[str, ArrayLike | list], networks: int, params: PyTree
+) -> dict[str, Array]:
+    """Return one value of each hyperparameter for each network, in the dtype of params."""
+    if not isinstance(hyperparameters, Mapping):
+        got = type(hyperparameters).__name__
+        raise TypeError(f"hyperparameters must be a mapping of names to arrays, got {got}")
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    checked = {}
+    for name, values in hyperparameters.items():
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"hyperparameters[{name!r}] must be numbers, got {array.dtype}")
+        if array.shape != (networks,):
+            raise ValueError(
+                f"hyperparameters[{name!r}] must be one value for each of {networks} networks, "
+                f"got shape {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"hyperparameters[{name!r}] must be finite, got {array.tolist()}")
+        checked[name] = jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+    return checked
+
+
+def check_factory(optimizer: Any, hyper: Mapping[str, Array]) -> Any:
+    """Return the optimizer, or the function of hyperparameters that returns one."""
+    if not hyper:
+        return check_optimizer(optimizer)
+    if not callable(optimizer):
+        got = type(optimizer).__name__
+        raise TypeError(f"optimizer must be a function of {list(hyper)} that returns an optax one, got {got}")
+    check_optimizer(optimizer(**{name: values[0] for name, values in hyper.items()}))
+    return optimizer

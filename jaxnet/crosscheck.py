@@ -93,9 +93,10 @@ def check_gradients(
 
 @contextmanager
 def _running(what: str) -> Iterator[None]:
+    """Add to whatever the user's function raises what was running; nothing is caught for good."""
     try:
         yield
-    except Exception as error:  # f may raise anything: it gets a note and goes on as it is
+    except Exception as error:
         error.add_note(f"check_gradients was running {what}")
         raise
 

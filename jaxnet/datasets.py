@@ -512,7 +512,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
             with np.load(file, allow_pickle=False) as archive:
                 names = archive.files
                 found = {name: np.asarray(archive[name]) for name in names if name in known}
-        except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise all sorts
+        except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise a dozen unrelated types
             raise ValueError(
                 f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "
                 f"({type(error).__name__}: {' '.join(str(error).split())})"

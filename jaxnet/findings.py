@@ -162,9 +162,9 @@ def _causes(problem: Any, methods: list[Method], checked: Checked, leaf: int) ->
     for method in methods:
         if not method.own or method.sampled or not checked.failed[method.name][checked.leaf_of == leaf].any():
             continue
-        own = not np.isfinite(method.own[0]).all() or method.wide is None
         slack = ERROR_BARS * found.error + checked.margins[method.name]
-        values = method.own[0] if own else method.wide[0]  # type: ignore[index]
+        finite = bool(np.isfinite(method.own[0]).all())
+        values = method.wide[0] if finite and method.wide is not None else method.own[0]
         causes = find_causes(
             problem.wrt, problem.args, leaf, split(values), split(right), split(slack), problem.shapes
         )

@@ -22,10 +22,12 @@ from jaxtyping import Bool, Float, Int, Key, Num
 from jaxnet._checks import (
     Task,
     batch_error,
+    check_factory,
+    check_hyperparameters,
     check_metrics,
-    check_optimizer,
     check_params,
     check_positive_int,
+    check_stacked,
     check_task,
 )
 from jaxnet._steps import (
@@ -124,11 +126,11 @@ def fit_many(
         metrics=metrics,
         eval_every=eval_every,
     )
-    params, networks = _check_stacked(params)
+    params, networks = check_stacked(params)
     check_metrics(task, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params))
     check_params(params)
-    hyper = _check_hyperparameters(hyperparameters or {}, networks, params)
-    optimizer = _check_factory(optimizer, hyper)
+    hyper = check_hyperparameters(hyperparameters or {}, networks, params)
+    optimizer = check_factory(optimizer, hyper)
     key = jax.random.key(0) if key is None else key
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (networks,)):
         raise ValueError(
@@ -438,45 +440,3 @@ def _result(groups: list[_Group], task: Task, interrupted: bool) -> FitManyResul
 
 def _optimizer(optimizer: Optimizer, hyper: Mapping[str, Array]) -> optax.GradientTransformation:
     return optimizer(**hyper) if hyper else optimizer
-
-
-def _check_stacked(params: PyTree) -> tuple[PyTree, int]:
-    params = jax.tree.map(jnp.asarray, params)
-    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(params)}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        found = sorted({list(leaf.shape).__repr__() for leaf in jax.tree.leaves(params)})
-        raise ValueError(f"params must have the networks on every leaf's first axis, got shapes {found}")
-    return params, lengths.pop()[0]
-
-
-def _check_hyperparameters(
-    hyperparameters: Mapping[str, ArrayLike | list], networks: int, params: PyTree
-) -> dict[str, Array]:
-    if not isinstance(hyperparameters, Mapping):
-        got = type(hyperparameters).__name__
-        raise TypeError(f"hyperparameters must be a mapping of names to arrays, got {got}")
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    checked = {}
-    for name, values in hyperparameters.items():
-        array = np.asarray(values)
-        if array.dtype.kind not in "iuf":
-            raise TypeError(f"hyperparameters[{name!r}] must be numbers, got {array.dtype}")
-        if array.shape != (networks,):
-            raise ValueError(
-                f"hyperparameters[{name!r}] must be one value for each of {networks} networks, "
-                f"got shape {list(array.shape)}"
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"hyperparameters[{name!r}] must be finite, got {array.tolist()}")
-        checked[name] = jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
-    return checked
-
-
-def _check_factory(optimizer: Optimizer | None, hyper: Mapping[str, Array]) -> Optimizer:
-    if not hyper:
-        return check_optimizer(optimizer)
-    if not callable(optimizer):
-        got = type(optimizer).__name__
-        raise TypeError(f"optimizer must be a function of {list(hyper)} that returns an optax one, got {got}")
-    check_optimizer(optimizer(**{name: values[0] for name, values in hyper.items()}))
-    return optimizer

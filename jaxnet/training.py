@@ -75,7 +75,7 @@ class History(NamedTuple):
     """The steps (from 0) right after whose update the metrics were taken."""
     train: dict[str, Float[np.ndarray, " evals"]]
     test: dict[str, Float[np.ndarray, " evals"]]
-    validation: dict[str, Float[np.ndarray, " evals"]] = {}  # noqa: RUF012  nobody writes into it
+    validation: dict[str, Float[np.ndarray, " evals"]]
 
 
 class EarlyStopping(NamedTuple):
@@ -131,7 +131,7 @@ class Stretch(NamedTuple):
     """The metrics taken at its end; empty between two evaluations."""
     test: dict[str, np.floating]
     seconds: float
-    validation: dict[str, np.floating] = {}  # noqa: RUF012  nobody writes into it
+    validation: dict[str, np.floating]
     best: Best | None = None
     """With early stopping, the best evaluation so far."""
 

@@ -24,7 +24,11 @@ def x64():
 
 @pytest.fixture(scope="session")
 def mnist():
-    """((x_train, t_train), (x_test, t_test)) with labels; skips where MNIST cannot be had."""
+    """((x_train, t_train), (x_test, t_test)) with labels.
+
+    Skips, and says so, only on a machine with neither the files nor a network: MNIST is not the project's to
+    hand out. Where it is there but damaged, the tests fail.
+    """
     try:
         return datasets.load_mnist()
     except FileNotFoundError as error:

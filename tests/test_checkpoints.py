@@ -214,7 +214,7 @@ def test_a_gap_in_the_history_is_refused(whole, tmp_path):
     shutil.copytree(whole[0], folder)
     saver = checkpoints.Checkpointer(folder, every=1)
     later = training.Stretch(
-        whole[1].state._replace(step=jnp.int32(70)), np.zeros(5, np.float32), {}, {}, 0.0
+        whole[1].state._replace(step=jnp.int32(70)), np.zeros(5, np.float32), {}, {}, 0.0, {}
     )
     with pytest.raises(ValueError, match=r"history.csv ends with step 59, got step 65"), saver:
         saver.restore(start())

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,9 @@ def test_a_custom_vjp_has_no_forward_mode_and_that_is_normal():
 
 
 def test_a_kink_is_named_and_a_slope_between_passes():
-    f = lambda x: jnp.abs(x).sum()  # noqa: E731
+    def f(x):
+        return jnp.abs(x).sum()
+
     report = check_gradients(f, np.array([0.0, 2.0]), candidates={"half": lambda x: np.array([0.5, 1.0])})
     assert report.passed
     assert report.leaves[0].notes == [
@@ -138,7 +141,10 @@ def test_a_large_pytree_is_sampled_and_says_what_could_have_escaped():
 def test_directions_find_what_no_estimate_points_at():
     # Every autodiff is as wrong as the other: only the function itself can tell.
     x = np.random.default_rng(0).standard_normal(20_000)
-    f = lambda x: jnp.sum(x**2) - jax.lax.stop_gradient(x[17_777] ** 2)  # noqa: E731
+
+    def f(x):
+        return jnp.sum(x**2) - jax.lax.stop_gradient(x[17_777] ** 2)
+
     assert check_gradients(lambda x: jnp.sum(x**2) - x[17_777] ** 2, x, limit=100).passed
     assert check_gradients(f, x, limit=100).verdict == "fail"
 
@@ -153,9 +159,8 @@ def test_a_network_is_checked_in_full_where_an_element_touches_little():
     assert asked.passed and sum(leaf.checked for leaf in asked.leaves) < 5_000
     x, t = x[:7], t[:7]
     for activation in ("relu", "tanh"):
-        f = jax.tree_util.Partial(network.loss, activation=activation)
-        deep = network.init(jax.random.key(1), (6, 5, 4, 3), weight_std=0.7)
-        assert check_gradients(lambda p: f(p, x[:, :6], t % 3), deep).passed  # noqa: B023
+        f = partial(network.loss, x=x[:, :6], t=t % 3, activation=activation)
+        assert check_gradients(f, network.init(jax.random.key(1), (6, 5, 4, 3), weight_std=0.7)).passed
 
 
 @pytest.mark.parametrize("sizes", [(6, 5, 3), (6, 5, 4, 3), (6, 3)])
@@ -165,7 +170,7 @@ def test_the_network_s_numerical_gradient_is_the_general_one(sizes, bias, x64):
     x, t = np.random.default_rng(0).standard_normal((9, 6)), np.arange(9) % 3
     for activation in ("sigmoid", "tanh"):
         fast = network.numerical_gradient(params, x, t, activation=activation)
-        slow = jaxnet.numerical_gradient(lambda p: network.loss(p, x, t, activation=activation), params)  # noqa: B023
+        slow = jaxnet.numerical_gradient(partial(network.loss, x=x, t=t, activation=activation), params)
         for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
 
@@ -224,7 +229,10 @@ def test_an_exception_inside_f_is_shown_as_it_is_with_the_estimate_that_ran():
 
 def test_the_process_stays_as_it_is():
     a = np.random.default_rng(0).standard_normal(3)  # of float64, closed over
-    f = lambda x: jnp.sum(jnp.sin(x) * a)  # noqa: E731
+
+    def f(x):
+        return jnp.sum(jnp.sin(x) * a)
+
     before = jax.grad(f)(jnp.ones(3))
     assert check_gradients(f, jnp.ones(3)).passed and check_gradients(f, np.ones(3)).passed
     after = jax.grad(f)(jnp.ones(3))
@@ -288,7 +296,9 @@ def test_importing_costs_no_plotting():
 
 @pytest.mark.parametrize("size", [0.0, 2.2e-313, 1e-300, 1e-200])
 def test_an_element_too_small_for_steps_of_its_own_size(size):
-    f = lambda x: jnp.sum(jnp.exp(x) * jnp.sin(x))  # noqa: E731
+    def f(x):
+        return jnp.sum(jnp.exp(x) * jnp.sin(x))
+
     assert check_gradients(f, np.array([size])).passed
     wrong = check_gradients(f, np.array([size]), candidates={"wrong": np.array([1.01])})
     assert wrong.verdict == "fail"

@@ -197,11 +197,8 @@ def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def mnist():
-    try:
-        return datasets.load_mnist(one_hot_label=True)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+def mnist(mnist):
+    return datasets.load_mnist(one_hot_label=True)
 
 
 def test_mnist_golden_values(mnist):

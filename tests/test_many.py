@@ -107,7 +107,7 @@ def test_a_network_can_be_resumed_by_fit():
     half = fit_many(optimizer=optax.adam(0.01), key=KEYS, steps=20)
     whole = fit_many(optimizer=optax.adam(0.01), key=KEYS)
     state = jax.tree.map(lambda leaf: leaf[1], half.state)
-    history = jaxnet.training.History(half.history.loss[1], half.history.eval_step, {}, {})
+    history = jaxnet.training.History(half.history.loss[1], half.history.eval_step, {}, {}, {})
     resume = jaxnet.training.FitResult(state, history, False, 0.0, 0.0)
     rest = jaxnet.fit(network.loss, STARTS[1], (X, T), optimizer=optax.adam(0.01), resume=resume, **COMMON)
     assert_close(rest.state, jax.tree.map(lambda leaf: leaf[1], whole.state))

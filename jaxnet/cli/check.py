@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -124,20 +126,27 @@ def _check_own(target: str) -> GradientReport:
     if not callable(make_args):
         raise ValueError(f"{path} must define a function {name}_args() that returns the arguments of {name}")
     candidate = getattr(module, f"{name}_gradient", None)
-    try:
+    with _user_code(target):
         args = make_args()
         report = check_gradients(
             f,
             *(args if isinstance(args, tuple) else (args,)),
             candidates={} if candidate is None else {f"{name}_gradient": candidate},
         )
-    except Exception as error:  # the user's code may raise anything, and the command promises one line
-        notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        raise ValueError(
-            f"{target}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
-        ) from error
     print(report)
     return report
+
+
+@contextmanager
+def _user_code(where: str) -> Iterator[None]:
+    """Say in one line, as the command promises, whatever a user's code raises: it can be any exception."""
+    try:
+        yield
+    except Exception as error:
+        notes = "; ".join(getattr(error, "__notes__", [])[-1:])
+        raise ValueError(
+            f"{where}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
+        ) from error
 
 
 def _import(path: Path) -> ModuleType:
@@ -149,9 +158,8 @@ def _import(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # as above: a module runs the user's code when it is imported
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        with _user_code(f"{path} cannot be imported"):
+            spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
     return module
