@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnet import estimates
+from jaxnet import _probe
 from jaxnet.judging import compare
 from jaxnet.report import GradientReport, Method
 
@@ -73,15 +73,15 @@ def check_gradients(
     problem = _Problem(f, args, argnums)
     candidates = {str(name): candidate for name, candidate in (candidates or {}).items()}
     functions = [f, *(candidate for candidate in candidates.values() if callable(candidate))]
-    mixed = any(estimates.holds_numpy(function, *args) for function in functions)
+    mixed = any(_probe.holds_numpy(function, *args) for function in functions)
     with ExitStack() as stack, np.errstate(all="ignore"):
         if problem.in_float64:
-            stack.enter_context(estimates.float64(mixed))
+            stack.enter_context(_probe.float64(mixed))
         problem.run()
         methods = [_autodiff(problem, "reverse"), _autodiff(problem, "forward")]
         methods += [_hand_written(problem, name, candidate) for name, candidate in candidates.items()]
         if not problem.in_float64:
-            stack.enter_context(estimates.float64(mixed))
+            stack.enter_context(_probe.float64(mixed))
         problem.widen()
         for method in methods:
             with _running(f"{method.name} in float64"):
@@ -123,7 +123,7 @@ class _Problem:
         self.starts = np.cumsum([0, *self.sizes])
         # Then everything runs in float64; otherwise as the process is set.
         self.in_float64 = all(
-            isinstance(leaf, float) or estimates.is_float64(leaf.dtype) for leaf in self.leaves
+            isinstance(leaf, float) or _probe.is_float64(leaf.dtype) for leaf in self.leaves
         )
         self.is_wide = True
 
@@ -142,7 +142,7 @@ class _Problem:
         )
         try:
             jax.eval_shape(lambda wrt: self.call(wrt, wide=True), self.point)
-        except estimates.UNTRACEABLE:
+        except _probe.UNTRACEABLE:
             pass
         except (TypeError, ValueError):  # f insists on its own types
             self.is_wide = False
@@ -284,7 +284,7 @@ def _autodiff(problem: _Problem, mode: str) -> Method:
             found = [own(problem.wrt, w) for w in weights]
             method.dtypes = [np.dtype(leaf.dtype) for leaf in jax.tree.leaves(found[0])]
             method.own = [problem.ravel(gradient) for gradient in found]
-            if not all(map(estimates.is_float64, method.dtypes)):
+            if not all(map(_probe.is_float64, method.dtypes)):
                 method.beside = _beside(problem, lambda p: own(p, weights[0]))
                 method.exact = gradient(wide=True)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -300,7 +300,7 @@ def _compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def call(*args: Any) -> PyTree:
         try:
             return compiled(*args)
-        except estimates.UNTRACEABLE:  # f looks at its values
+        except _probe.UNTRACEABLE:  # f looks at its values
             return function(*args)
 
     return call
@@ -314,10 +314,10 @@ def _forward_gradient(target: Callable[[PyTree, PyTree], Array], wrt: PyTree, we
         direction = unravel(jnp.zeros_like(flat).at[index].set(1))
         return jax.jvp(lambda p: target(p, weights), (wrt,), (direction,))[1]
 
-    batch = max(1, min(256, estimates.CHUNK_BYTES // (8 * flat.nbytes)))
+    batch = max(1, min(256, _probe.CHUNK_BYTES // (8 * flat.nbytes)))
     try:
         return unravel(jax.lax.map(derivative, jnp.arange(flat.size), batch_size=batch).astype(flat.dtype))
-    except estimates.UNTRACEABLE:
+    except _probe.UNTRACEABLE:
         return unravel(
             jnp.stack([derivative(jnp.asarray(index)) for index in range(flat.size)]).astype(flat.dtype)
         )
@@ -367,7 +367,7 @@ def _hand_written(problem: _Problem, name: str, candidate: Any) -> Method:
     own = [problem.ravel(project(found, w)) for w in weights]
     dtypes = _candidate(problem, name, found, weights[0])[1]
     method = Method(name, dtypes, own, noise=np.zeros(problem.starts[-1]), ready=ready)
-    if ready or all(map(estimates.is_float64, dtypes)):
+    if ready or all(map(_probe.is_float64, dtypes)):
         return method
 
     def run(wrt: PyTree, weights: PyTree, *, wide: bool) -> PyTree:

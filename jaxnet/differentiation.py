@@ -14,7 +14,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxnet.estimates import Estimate, Probe, complex_step, float64, holds_numpy, mismatch, noise, richardson
+from jaxnet._probe import Probe, float64, holds_numpy
+from jaxnet.estimates import Estimate, complex_step, mismatch, noise, richardson
 
 PyTree = Any
 STEP = 1e-4  # the source's h

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet._probe import is_float64
 from jaxnet.causes import find_causes
-from jaxnet.estimates import is_float64
 from jaxnet.report import (
     COMPLEX,
     RICHARDSON,

@@ -9,7 +9,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxnet import estimates, findings
-from jaxnet.estimates import Estimate, Probe, is_float64
+from jaxnet._probe import CHUNK_BYTES, Directions, Probe, is_float64
+from jaxnet.estimates import Estimate
 from jaxnet.findings import DIRECTIONS, ERROR_BARS
 from jaxnet.report import (
     Checked,
@@ -87,7 +88,7 @@ def _forward_some(problem: Any, method: Method, index: np.ndarray, weights: PyTr
 
         return jax.lax.map(derivative, some, batch_size=batch)
 
-    batch = max(1, min(64, estimates.CHUNK_BYTES // (8 * flat.nbytes)))
+    batch = max(1, min(64, CHUNK_BYTES // (8 * flat.nbytes)))
     values = np.full(flat.size, np.nan)
     values[some] = jax.jit(derivatives)(problem.point, jnp.asarray(some))
     method.looked = np.isin(np.arange(flat.size), some)
@@ -247,7 +248,7 @@ def _directions(
             return full
 
         found = estimates.richardson(
-            estimates.Lines(probe, direction, DIRECTIONS),
+            Directions(probe, direction, DIRECTIONS),
             np.arange(DIRECTIONS),
             checked.sigma,
             lambda found: ~found.confirmed | (found.error > 1e-8 * np.abs(found.value)),
