@@ -1,15 +1,19 @@
 """Gradient checkers side by side, and the checker's speed: `python -m benchmarks.checkers`.
 
-On the catalogue: how many wrong gradients each catches, how many right ones it calls wrong, and its time.
-`jax.test_util.check_grads` and torch's `gradcheck` get a hand-written gradient as the backward pass of the
-function, the usual way, and keep their default tolerances. torch, if it is installed, gets the functions of
-one array through a torch.autograd.Function, in float64, as its gradcheck wants.
+On two catalogues: how many wrong gradients each catches, how many right ones it calls wrong, what it cannot
+decide or raises on, and its time. `jax.test_util.check_grads` and torch's `gradcheck` get a hand-written
+gradient as the backward pass of the function, the usual way, and keep their default tolerances. torch, if it
+is installed, gets the functions of one array through a torch.autograd.Function, in float64, as its gradcheck
+wants. The second catalogue is that of the tests, of functions as people write them (tests/gradcheck/people.py:
+each in float32 and float64, with its own gradient and with one leaf of it 2 % too large.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,7 @@ from jax.test_util import check_grads
 
 import reference_numpy
 from benchmarks.gradient_catalogue import CASES, Case
-from jaxnet import check_gradients, datasets, network
+from jaxnet import check_gradients, datasets, network, numerical_gradient
 
 
 def wrapped(case: Case) -> Callable:
@@ -102,6 +106,91 @@ def accuracy() -> None:
             print(f"{name:24}{f'{caught}/{wrong}':>10}{f'{alarms}/{right}':>14}{left:>17}{each:>8.2f}")
 
 
+class Counted(NamedTuple):
+    """What a checker made of a catalogue."""
+
+    caught: int
+    wrong: int
+    alarms: int
+    right: int
+    undecided: int
+    exceptions: int
+    seconds: list[float]
+
+
+def people(checker: str, most: int | None) -> Counted:
+    """Run a checker over the second catalogue."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "gradcheck"))
+    from people import CASES as PEOPLE  # type: ignore[import-not-found]
+    from people import right_gradient, wrong_gradient
+
+    caught = wrong = alarms = right = undecided = exceptions = 0
+    seconds = []
+    for case in PEOPLE[:most]:
+        for dtype in (np.float32, np.float64):
+            for make, is_right in ((right_gradient, True), (wrong_gradient, False)):
+                right, wrong = right + is_right, wrong + (not is_right)
+                start = time.perf_counter()
+                try:
+                    verdict = _people_verdict(checker, case, dtype, make(case, dtype))
+                except Exception as error:  # what a checker raises on is what is counted
+                    verdict = f"{type(error).__name__}: {error}".splitlines()[0]
+                    exceptions += 1
+                seconds.append(time.perf_counter() - start)
+                caught += not is_right and verdict == "fail"
+                alarms += is_right and verdict == "fail"
+                undecided += verdict == "inconclusive"
+                expected = "pass" if is_right else "fail"
+                if verdict != expected:
+                    side = "right" if is_right else "wrong"
+                    print(f"  {checker}: {case.name}, {np.dtype(dtype).name}, {side}: {verdict}", flush=True)
+    return Counted(caught, wrong, alarms, right, undecided, exceptions, seconds)
+
+
+def _people_verdict(checker: str, case: Any, dtype: Any, gradient: Callable) -> str:
+    f, args = case.build(dtype)
+    if checker == "jaxnet":
+        return check_gradients(f, *args, argnums=case.argnums, candidates={"hand": gradient}).verdict
+    with jax.enable_x64(dtype is np.float64):
+        numbers = [case.argnums] if isinstance(case.argnums, int) else list(case.argnums)
+
+        @jax.custom_vjp
+        def g(*some: Any) -> Any:
+            full = list(args)
+            for n, value in zip(numbers, some, strict=True):
+                full[n] = value
+            return f(*full)
+
+        def forward(*some: Any) -> Any:
+            return g(*some), some
+
+        def backward(some: Any, cotangent: Any) -> Any:
+            full = list(args)
+            for n, value in zip(numbers, some, strict=True):
+                full[n] = value
+            found = gradient(*full)
+            parts = (found,) if isinstance(case.argnums, int) else found
+            return jax.tree.map(lambda leaf: leaf * cotangent, tuple(parts))
+
+        g.defvjp(forward, backward)
+        try:
+            check_grads(g, tuple(args[n] for n in numbers), order=1, modes=["rev"])
+        except AssertionError:
+            return "fail"
+        return "pass"
+
+
+def second_catalogue(most: int | None) -> None:
+    print(f"{'':24}{'caught':>12}{'false alarms':>14}{'undecided':>11}{'exceptions':>12}{'median s':>10}")
+    for checker in ("jaxnet", "jax check_grads"):
+        found = people(checker, most)
+        caught, alarms = f"{found.caught}/{found.wrong}", f"{found.alarms}/{found.right}"
+        middle = float(np.median(found.seconds))
+        print(
+            f"{checker:24}{caught:>12}{alarms:>14}{found.undecided:>11}{found.exceptions:>12}{middle:>10.2f}"
+        )
+
+
 def timed(function: Callable[[], Any], runs: int = 2) -> float:
     """The last of several runs: the first ones compile."""
     for _ in range(runs):
@@ -109,6 +198,20 @@ def timed(function: Callable[[], Any], runs: int = 2) -> float:
         function()
         seconds = time.perf_counter() - start
     return seconds
+
+
+def first_check() -> float:
+    """The median of first checks of functions of 3 elements, each new to jax."""
+    seconds = []
+    for number in range(5):
+
+        def function(v: Any, number: int = number) -> Any:
+            return jnp.sum(jnp.sin(v) ** 2) * (number + 2)
+
+        start = time.perf_counter()
+        check_gradients(function, np.array([0.3, 0.6, 0.9]) + number)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
 
 
 def speed() -> None:
@@ -135,6 +238,15 @@ def speed() -> None:
     def function(v: Any) -> Any:
         return jnp.mean(jnp.tanh(v) * v**2)
 
+    print(f"a check of 3 elements, the first of its function: {first_check():.2f} s")
+    million = np.ones(1_000_000)
+    large = timed(lambda: check_gradients(lambda v: jnp.mean(jnp.tanh(v) * v**2), million).matrix, 1)
+    print(f"a million elements: {large:.1f} s")
+    start = time.perf_counter()
+    jax.device_get(numerical_gradient(lambda p: network.loss(p, x, t), params))
+    once = time.perf_counter() - start
+    again = timed(lambda: jax.device_get(numerical_gradient(lambda p: network.loss(p, x, t), params)), 1)
+    print(f"numerical_gradient of 784-50-10: {once:.2f} s with compilation, {again:.2f} s after")
     generic = timed(lambda: check_gradients(function, vector).matrix)
     print(f"the exhaustive check of a function of 10,000 elements, second run: {generic:.1f} s")
 
@@ -143,11 +255,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("accuracy", "speed"))
+    parser.add_argument("--only", choices=("accuracy", "people", "speed"))
+    parser.add_argument("--most", type=int, help="functions of the second catalogue")
     options = parser.parse_args()
-    if options.only != "speed":
+    if options.only in (None, "accuracy"):
         accuracy()
-    if options.only != "accuracy":
+    if options.only in (None, "people"):
+        second_catalogue(options.most)
+    if options.only in (None, "speed"):
         speed()
 
 

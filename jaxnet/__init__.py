@@ -2,7 +2,6 @@
 
 from jaxnet import checkpoints, datasets, network, optimizers, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
-from jaxnet.crosscheck import check_gradients
 from jaxnet.differentiation import (
     complex_step_gradient,
     gradient_descent,
@@ -11,6 +10,7 @@ from jaxnet.differentiation import (
     richardson_gradient,
     tangent_line,
 )
+from jaxnet.gradcheck import check_gradients, locate
 from jaxnet.losses import (
     cross_entropy_error,
     cross_entropy_error0,
@@ -34,6 +34,7 @@ __all__ = [
     "fit",
     "fit_many",
     "gradient_descent",
+    "locate",
     "mean_squared_error",
     "network",
     "numerical_diff",

@@ -36,9 +36,7 @@ def test_float64_by_context_only():
 
 
 def test_many_elements_in_several_chunks(monkeypatch):
-    monkeypatch.setattr(
-        "jaxnet.differentiation._CHUNK_BYTES", 2 * 100 * 8 * 7
-    )  # 7 elements at a time, of 100
+    monkeypatch.setattr("jaxnet.gradcheck.evaluate.CHUNK_BYTES", 10_000)  # a few elements at a time, of 100
     x = np.linspace(0, 3, 100)
     np.testing.assert_allclose(jaxnet.numerical_gradient(lambda v: jnp.sum(v**3), x), 3 * x**2, atol=1e-7)
 
@@ -180,11 +178,10 @@ def test_complex_step_is_exact_to_rounding(values):
 @pytest.mark.parametrize(
     ("f", "error", "message"),
     [
-        (lambda x: jnp.sum(jnp.abs(x)), TypeError, "stays real for complex input"),
         (lambda x: jnp.sum(jax.scipy.special.gammaln(x)), TypeError, "a real-only operation"),
-        (lambda x: jnp.sum(x * jnp.conj(x) + x), ValueError, "contradict|must be analytic"),
+        (lambda x: jnp.sum(jnp.sqrt(x - 1.5)), ValueError, "must be analytic .* but for element"),
     ],
-    ids=["abs", "gammaln", "conj"],
+    ids=["gammaln", "the end of a root"],
 )
 def test_complex_step_refuses_what_is_not_analytic(f, error, message):
     with pytest.raises(error, match=message):

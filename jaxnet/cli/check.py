@@ -17,9 +17,8 @@ import numpy as np
 from jaxnet import network
 from jaxnet.activations import ACTIVATIONS, softmax
 from jaxnet.cli.options import Add, load, number, seed, whole
-from jaxnet.crosscheck import check_gradients
+from jaxnet.gradcheck import GradientReport, check_gradients
 from jaxnet.losses import cross_entropy_error
-from jaxnet.report import GradientReport
 
 HELP = "Check a gradient by all estimates of it: of the network on real data, or of your own function."
 SHARED = False  # it trains nothing

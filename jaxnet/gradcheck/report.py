@@ -1,78 +1,26 @@
-"""What `check_gradients` found: verdicts, the worst element of each leaf, and the likely cause."""
+"""What a check found: verdicts, the worst element of each leaf, the likely cause, and where it arises."""
 
 import html
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxnet.estimates import Estimate
+from jaxnet.gradcheck.locate import Origin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 RICHARDSON, COMPLEX = "Richardson", "complex step"
+_ORDER: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
-@dataclass
-class Method:
-    """One way to the gradient, flat in float64, for each projection of f."""
-
-    name: str
-    dtypes: list[Any] = field(default_factory=list)
-    """Of each leaf."""
-    own: list[np.ndarray] = field(default_factory=list)
-    """As it is."""
-    wide: list[np.ndarray] | None = None
-    """Run in float64, where it has another type."""
-    noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Its rounding error, measured."""
-    exact: Callable[[Any, Any], Any] | None = None
-    """What runs it in float64, for a point and a projection."""
-    beside: list[tuple[Any, np.ndarray]] = field(default_factory=list)
-    """Its own values at points beside the real one."""
-    unavailable: str | None = None
-    ready: bool = False
-    """A pytree: it cannot be run again."""
-    sampled: bool = False
-    """Known for `looked` elements only."""
-    looked: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-
-    def best(self, projection: int) -> np.ndarray:
-        """Return the most precise values there are."""
-        return (self.wide or self.own)[projection]
-
-
-@dataclass
-class Checked:
-    """The elements that were looked at, for one projection of f."""
-
-    index: np.ndarray
-    leaf_of: np.ndarray
-    estimate: Estimate
-    scale: np.ndarray
-    resolved: np.ndarray
-    failed: dict[str, np.ndarray]
-    margins: dict[str, np.ndarray]
-    complex_values: np.ndarray | None
-    complex_looked: np.ndarray
-    complex_reason: str | None
-    sigma: float
-    finite_center: bool
-    curve: dict[str, Any]
-
-
-@dataclass
-class Lines:
-    """Random directions of one leaf, for one projection of f."""
-
-    unlooked: int
-    failed: list[str]
-    resolution: float
-    """The error of one element that could have escaped all of them."""
+def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the worst verdict: fail, then inconclusive."""
+    return max(verdicts, key=_ORDER.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +33,11 @@ class Element:
     verdict: Verdict
     failed: list[str]
     reason: str
+    allowed: dict[str, float]
+    """How far each estimate may be from the numerical one, that is right."""
+    low: float
+    """The smaller one-sided slope at a kink, elsewhere the numerical estimate."""
+    high: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +76,28 @@ class GradientReport:
     matrix: dict[str, dict[str, float]]
     """The largest difference of each two, relative to the largest derivative of its leaf."""
     notes: list[str]
-    curve: dict[str, Any]
+    precision: dict[str, str] = field(default_factory=dict)
+    """In which types each estimate was verified, and to how many digits."""
+    origins: tuple[Origin, ...] = ()
+    """The operations in which a wrong or infinite derivative arises."""
+    located: str = ""
+    """The same in a sentence."""
+    points: "tuple[GradientReport, ...]" = ()
+    """The reports of several points, or orders; empty for one."""
+    curve: Callable[[], dict[str, Any]] | None = None
+    """What computes the central difference over many steps, for `plot`."""
+
+    def __post_init__(self) -> None:
+        """Refuse to say "pass" beside numbers that say otherwise."""
+        for leaf in self.leaves:
+            for name, value in leaf.worst.values.items():
+                allowed = leaf.worst.allowed.get(name, math.inf)
+                apart = max(leaf.worst.low - value, value - leaf.worst.high, 0.0)
+                if self.verdict == "pass" and not apart <= allowed:
+                    raise AssertionError(
+                        f"jaxnet contradicts itself: {name} is {apart} off at {leaf.worst.path}, "
+                        f"more than {allowed}"
+                    )
 
     @property
     def passed(self) -> bool:
@@ -132,35 +106,50 @@ class GradientReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values; numbers that are not finite as strings."""
-        result: dict[str, Any] = _plain({k: v for k, v in asdict(self).items() if k != "curve"})
-        return result | {"passed": self.passed}
+        points = [report.to_dict() for report in self.points]
+        plain = asdict(replace(self, points=(), curve=None, origins=()))
+        plain.pop("curve")
+        result: dict[str, Any] = _plain(plain | {"origins": [origin._asdict() for origin in self.origins]})
+        return result | {"points": points, "passed": self.passed}
 
     def raise_if_failed(self) -> None:
-        """Raise a GradientError with the whole report if the verdict is "fail"."""
+        """Raise GradientError with the report if anything failed."""
         if self.verdict == "fail":
             raise GradientError(str(self))
 
+    def raise_unless_passed(self) -> None:
+        """Raise GradientError with the report if anything failed or is inconclusive."""
+        if self.verdict != "pass":
+            raise GradientError(str(self))
+
     def __str__(self) -> str:
-        lines = [f"gradient of {self.function}: {self.verdict.upper()}", self.summary, ""]
-        lines += _aligned(self._leaf_rows())
+        lines = [f"gradient of {self.function}: {self.verdict.upper()}", self.summary]
+        lines += [self.located] if self.located else []
+        lines += ["", *_aligned(self._leaf_rows())]
         for leaf in self.leaves:
             about = [f"likely cause: {leaf.cause}"] if leaf.cause else []
             about += [leaf.worst.reason] if leaf.worst.reason else []
             lines += [f"  {leaf.path}: {text}" for text in [*about, *leaf.notes]]
-        lines += ["", "largest differences, relative to the leaf:", *_aligned(self._matrix_rows())]
-        lines += [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
+        if len(self.matrix) > 1:
+            lines += ["", "largest differences, relative to the leaf:", *_aligned(self._matrix_rows())]
+        lines += self._about_methods()
+        for report in self.points:
+            lines += ["", *str(report).splitlines()]
         return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
+
+    def _about_methods(self) -> list[str]:
+        lines = [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
+        return lines + [f"{name}: verified {text}" for name, text in self.precision.items()]
 
     def _leaf_rows(self) -> list[list[str]]:
         names = [name for name, why in self.methods.items() if why == "available"]
         rows = [["leaf", "verdict", "worst element", *names, "± error"]]
         for leaf in self.leaves:
             values = [_number(leaf.worst.values.get(name)) for name in names]
-            rows.append(
-                [leaf.path, leaf.verdict.upper(), leaf.worst.path, *values, f"{leaf.worst.error_bar:.1e}"]
-            )
+            bar = f"{leaf.worst.error_bar:.1e}"
+            rows.append([leaf.path, leaf.verdict.upper(), leaf.worst.path, *values, bar])
         return rows
 
     def _matrix_rows(self) -> list[list[str]]:
@@ -177,26 +166,30 @@ class GradientReport:
             )
             return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-        about = [f"{leaf.path}: {leaf.cause}" for leaf in self.leaves if leaf.cause]
+        about = [self.located] if self.located else []
+        about += [f"{leaf.path}: {leaf.cause}" for leaf in self.leaves if leaf.cause]
         about += [f"{leaf.path}: {note}" for leaf in self.leaves for note in leaf.notes]
         about += [leaf.worst.reason for leaf in self.leaves if leaf.worst.reason]
-        about += [f"{name}: not available: {why}" for name, why in self.methods.items() if why != "available"]
+        about += self._about_methods()
         listed = "".join(f"<li>{html.escape(text)}</li>" for text in [*about, *self.notes])
         colour = {"pass": "green", "fail": "crimson", "inconclusive": "darkorange"}[self.verdict]
+        more = "".join(report._repr_html_() for report in self.points)
         return (
             f"<p>gradient of <code>{html.escape(self.function)}</code>: "
             f"<b style='color:{colour}'>{self.verdict.upper()}</b>. {html.escape(self.summary)}</p>"
-            f"{table(self._leaf_rows())}<ul>{listed}</ul>{table(self._matrix_rows())}"
+            f"{table(self._leaf_rows())}<ul>{listed}</ul>{table(self._matrix_rows())}{more}"
         )
 
     def plot(self) -> "Figure":
         """Return the central difference's error against the step, for the worst element (extra `[plots]`).
 
-        Beside it the slopes of truncation and of round-off, and the step that was chosen.
+        Beside it the slopes of truncation and of round-off, and the step that was chosen. f is run for it.
         """
         from jaxnet import plots
 
-        return plots.step_choice(**self.curve)
+        if self.curve is None:
+            raise ValueError("there is nothing to plot: no element was looked at")
+        return plots.step_choice(**self.curve())
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

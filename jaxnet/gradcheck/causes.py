@@ -1,18 +1,14 @@
 """What a wrong gradient looks like, and so probably is: a factor, a transposition, a missing term."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import jax
 import numpy as np
-
-PyTree = Any
 
 
 def find_causes(
-    params: PyTree,
-    args: Sequence[Any],
     number: int,
+    params: np.ndarray,
+    batches: set[int],
     wrong: list[np.ndarray],
     right: list[np.ndarray],
     slack: list[np.ndarray],
@@ -20,7 +16,8 @@ def find_causes(
 ) -> list[str]:
     """Return every explanation of leaf `number` of a wrong gradient that fits all its elements.
 
-    wrong, right, slack: the candidate, the numerical gradient and how far right may be off, one flat array
+    params: the leaf's own numbers; batches: the lengths of the arguments that are not differentiated. wrong,
+    right, slack: the candidate, the numerical gradient and how far right may be off, one flat array
     for each leaf. An explanation must account for the whole leaf within slack, and for much more than slack.
     """
     c, r, s = wrong[number], right[number], slack[number]
@@ -40,8 +37,8 @@ def find_causes(
             fits = _fits(c, theirs, slack[other]) and _fits(mine, r, s)
             if fits and not _fits(r, theirs, s + slack[other]):
                 found.append(f"is swapped with that of leaf {other}")
-    factor = _factor(c, r, s, args)
-    decay = _decay(c, r, s, np.asarray(jax.tree.leaves(params)[number]).astype(float).ravel())
+    factor = _factor(c, r, s, batches)
+    decay = _decay(c, r, s, params)
     single = [] if factor or decay or found else _precision(c, r, s)
     return [
         text for text in [*([factor] if factor else []), *found, *([decay] if decay else []), *single] if text
@@ -70,13 +67,12 @@ def _arrangements(c: np.ndarray, r: np.ndarray, s: np.ndarray, shape: tuple[int,
         yield "has lost its sign: it is the absolute value"
 
 
-def _factor(c: np.ndarray, r: np.ndarray, s: np.ndarray, args: Sequence[Any]) -> str | None:
+def _factor(c: np.ndarray, r: np.ndarray, s: np.ndarray, batches: set[int]) -> str | None:
     factor = float(c @ r / (r @ r))
     if not np.isfinite(factor) or not _fits(c, factor * r, (1 + abs(factor)) * s):
         return None
     # How well the factor is known: from the elements that stand out of their slack.
     doubt = 4 * (1 + abs(factor)) * float(np.abs(s).max()) / float(np.abs(r).max()) + 1e-9
-    batches = {np.shape(leaf)[0] for leaf in jax.tree.leaves(tuple(args)) if np.ndim(leaf)}
     known = {-1.0: "the sign is wrong", 2.0: "a factor of ½ is missing", 0.5: "a factor of 2 is missing"}
     known |= {float(n): f"{n} is the batch size, by which it is not divided" for n in batches if n > 2}
     known |= {1 / n: f"it is divided by the batch size, {n}, once too often" for n in batches if n > 2}

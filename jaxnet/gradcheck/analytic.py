@@ -1,0 +1,104 @@
+"""Operations near the real axis: what they make of real numbers with a tiny imaginary step.
+
+A function that is analytic but for its decisions carries the step through: `Im f(x + ih) / h` is its
+derivative. What decides, decides by the real part.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet.gradcheck.interpret import bind, has_step, inside, walk
+
+# fmt: off
+_ORDERINGS = {
+    "argmax", "argmin", "ceil", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "ne", "round", "sign",
+}  # of complex numbers: by real part
+_EXTREMA = {"max": jnp.greater_equal, "min": jnp.less_equal}
+_REAL_ONLY = {
+    "cholesky", "conj", "eig", "eigh", "geqrf", "householder_product", "imag", "qr", "real", "svd",
+}
+# fmt: on
+
+
+def evaluate(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Return an equation's results for other values, possibly complex ones or of another shape."""
+    if has_step(eqn, values):
+        if any(jnp.issubdtype(atom.aval.dtype, jnp.complexfloating) for atom in [*eqn.invars, *eqn.outvars]):
+            raise TypeError(f"{eqn.primitive.name} is complex by itself")
+        return _bind_complex(eqn, list(values))
+    return bind(eqn, values)
+
+
+def _bind_complex(eqn: Any, values: list[Any]) -> list[Any]:
+    name, params = eqn.primitive.name, eqn.params
+    if "scatter" in name:
+        return _scatter(eqn, values)
+    if name in _REAL_ONLY or inside(eqn) or "callback" in name:
+        raise TypeError(f"{name} does not take complex numbers")
+    if name in _ORDERINGS:
+        return bind(eqn, [v.real if np.iscomplexobj(v) else v for v in values])
+    if name in _EXTREMA:
+        return [jnp.where(_EXTREMA[name](values[0].real, values[1].real), *values)]
+    if name == "abs":
+        return [jnp.where(values[0].real < 0, -values[0], values[0])]
+    if name == "clamp":
+        low, x, high = values
+        return [jnp.where(x.real < low.real, low, jnp.where(x.real > high.real, high, x))]
+    if name == "rem":
+        x, y = values
+        return [x - y * jnp.trunc(x.real / y.real)]
+    if name == "pow":
+        return [_complex_power(*values)]
+    if name in ("reduce_max", "reduce_min"):
+        x, axes = values[0], params["axes"]
+        extreme = x.real == (jnp.max if name == "reduce_max" else jnp.min)(x.real, axes, keepdims=True)
+        return [jnp.sum(jnp.where(extreme, x, 0), axes) / jnp.sum(extreme, axes)]
+    if name == "convert_element_type":
+        if not jnp.issubdtype(params["new_dtype"], jnp.floating):
+            return bind(eqn, [values[0].real])
+        return [values[0].astype(jnp.result_type(params["new_dtype"], jnp.complex64))]
+    wide = jnp.result_type(*(v for v in values if np.iscomplexobj(v)))
+    values = [v.astype(wide) if jnp.issubdtype(v.dtype, jnp.inexact) else v for v in values]
+    if name == "conv_general_dilated":
+        return [_complex_convolution(eqn, *values)]
+    changes = {"preferred_element_type": None} if "preferred_element_type" in params else {}
+    try:
+        return bind(eqn, values, **changes)
+    except (TypeError, NotImplementedError) as error:
+        raise TypeError(f"{name} does not take complex numbers") from error
+
+
+def _scatter(eqn: Any, values: list[Any]) -> list[Any]:
+    operand, indices, updates = values
+    operand, updates = operand.astype(complex), updates.astype(complex)
+    inner, consts = eqn.params["update_jaxpr"], eqn.params["update_consts"]
+    if inner is None:
+        return bind(eqn, [operand, indices, updates])
+    number = jax.ShapeDtypeStruct((), complex)
+    update = jax.make_jaxpr(lambda a, b: walk(inner, consts, [a, b], evaluate))(number, number)
+    return bind(eqn, [operand, indices, updates], update_jaxpr=update.jaxpr, update_consts=update.consts)
+
+
+def _complex_power(x: Any, y: Any) -> Any:
+    """Return x^y near the real axis; of a negative x with a whole y, where the logarithm's branch is not."""
+    base, step = jnp.real(x), jnp.imag(x)
+    real = base ** jnp.real(y)
+    slope = jnp.where(base == 0, 0.0, jnp.real(y) * step / jnp.where(base == 0, 1.0, base))
+    negative = real * (1 + 1j * slope)
+    positive = jnp.power(jnp.where(base > 0, x, 1.0), y)
+    return jnp.where(base > 0, positive, jnp.where(base < 0, negative, jnp.power(x + 0j, y)))
+
+
+def _complex_convolution(eqn: Any, x: Any, w: Any) -> Any:
+    """Return a convolution by its real and imaginary parts: in sums of them a tiny step would be lost."""
+
+    def real(a: Any, b: Any) -> Any:
+        return bind(eqn, [a, b], preferred_element_type=None)[0]
+
+    imaginary = real(x.real, w.imag) + real(x.imag, w.real)
+    return lax.complex(real(x.real, w.real), imaginary)

@@ -1,0 +1,540 @@
+"""What a check found, from the verdicts on the elements: leaves, worst elements, causes, who disagrees."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnet.gradcheck import judge
+from jaxnet.gradcheck.causes import find_causes
+from jaxnet.gradcheck.estimate import Status, scales
+from jaxnet.gradcheck.gradients import Gradient
+from jaxnet.gradcheck.locate import Located, Origin
+from jaxnet.gradcheck.problem import Problem
+from jaxnet.gradcheck.report import (
+    COMPLEX,
+    RICHARDSON,
+    Element,
+    GradientReport,
+    Leaf,
+    Verdict,
+    listing,
+    worst_of,
+)
+from jaxnet.gradcheck.rounds import DIRECTIONS, Round, entry_slope
+
+_ENTRIES = 64  # of f's values, to find the worst entry of a Jacobian among
+_VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
+
+
+def _rows(gradient: Gradient, found: Round) -> np.ndarray:
+    """Return which of the elements that were looked at a gradient is known for."""
+    known = np.ones(len(found.index), bool)
+    return known if gradient.looked is None else gradient.looked[found.index]
+
+
+def _apart(gradient: Gradient, found: Round, number: int) -> np.ndarray:
+    """Return how far a gradient is off, at each element, to rank them by."""
+    ratio = np.zeros(len(found.index))
+    pairs = [(gradient.own, found.allowed), (gradient.wide, found.allowed_wide)]
+    for values, allowed in pairs:
+        if values:
+            far = judge.distance(values[number][found.index], found.estimate)
+            limit = np.where(np.isfinite(allowed[gradient.name]), allowed[gradient.name], np.inf)
+            with np.errstate(all="ignore"):
+                # Of what fails by how much it is off, of the rest by how near it is to that.
+                share = np.where(found.failed[gradient.name], 1 + far, far / np.maximum(limit, 1e-300))
+                ratio = np.fmax(ratio, np.where(np.isinf(far), np.inf, share))
+    return np.where(_rows(gradient, found), np.nan_to_num(ratio, nan=0.0, posinf=1e300), 0.0)
+
+
+def _worst(
+    known: list[Gradient], rounds: list[Round], leaf: int, size: int, start: int
+) -> tuple[int, int, np.ndarray]:
+    """Return the projection and row of the worst element of a leaf, and every element's verdict, 0 to 2."""
+    state = np.full(size, -1)
+    worst, where = (-1, -1.0), (0, 0)
+    for number, found in enumerate(rounds):
+        rows = np.flatnonzero(found.leaf_of == leaf)
+        if not rows.size:
+            continue
+        wrong = np.any([np.zeros(len(rows), bool), *(found.failed[g.name][rows] for g in known)], axis=0)
+        apart = np.max([np.zeros(len(rows)), *(_apart(g, found, number)[rows] for g in known)], axis=0)
+        verdict = np.where(wrong, 2, np.where(found.decided[rows], 0, 1))
+        places = found.index[rows] - start
+        state[places] = np.maximum(state[places], verdict)
+        code = int(verdict.max())
+        row = int(np.argmax(np.where(verdict == code, apart, -1)))
+        if (code, apart[row]) > worst:
+            worst, where = (code, float(apart[row])), (number, int(rows[row]))
+    return *where, state
+
+
+def leaf_report(problem: Problem, known: list[Gradient], rounds: list[Round], leaf: int) -> Leaf:
+    """Return what was found of one leaf, in all rounds of projections."""
+    start, size = int(problem.starts[leaf]), problem.sizes[leaf]
+    number, row, state = _worst(known, rounds, leaf, size, start)
+    found = rounds[number]
+    here = found.leaf_of == leaf
+    failed = [g.name for g in known if any(r.failed[g.name][r.leaf_of == leaf].any() for r in rounds)]
+    counts = {name: int((state == code).sum()) for code, name in enumerate(("pass", "inconclusive", "fail"))}
+    notes = []
+    unlocated = sorted(
+        {name for r in rounds for name in (r.lines[leaf].failed if r.lines else [])} - set(failed)
+    )
+    if unlocated:
+        failed += unlocated
+        notes.append(f"{listing(unlocated)} is wrong along random directions: in elements not looked at")
+    notes += _kinks(problem, found, here) + _roughly_right(problem, known, rounds, leaf)
+    if len(found.index) < problem.starts[-1]:
+        largest = max(float(np.abs(found.estimate.value[here]).max(initial=0)), np.finfo(float).tiny)
+        escape = max(r.lines[leaf].resolution for r in rounds)
+        notes.append(
+            f"{int((state >= 0).sum())} of {size} elements were looked at, and {DIRECTIONS} "
+            f"random directions: what could have escaped is an error under {escape:.1e} "
+            f"({100 * escape / largest:.2g} % of the largest element seen) in a single element"
+        )
+    code = 2 if failed else int(state.max(initial=0))
+    exhaustive = len(found.index) == problem.starts[-1]
+    causes = _causes(problem, known, rounds[0], leaf) if exhaustive and len(rounds) == 1 else []
+    return Leaf(
+        path=problem.paths[leaf],
+        shape=tuple(np.shape(problem.leaves[leaf])),
+        dtype=str(getattr(problem.leaves[leaf], "dtype", np.dtype(type(problem.leaves[leaf])))),
+        checked=int((state >= 0).sum()),
+        verdict=_VERDICTS[code],
+        failed=failed,
+        counts=counts,
+        worst=_element(problem, known, rounds, number, row),
+        cause="; ".join(causes) or None,
+        notes=notes,
+    )
+
+
+def _kinks(problem: Problem, found: Round, here: np.ndarray) -> list[str]:
+    estimate, notes = found.estimate, []
+    kinks = np.flatnonzero(here & (estimate.status == Status.KINK))
+    if kinks.size:
+        first = kinks[0]
+        notes.append(
+            f"{kinks.size} of its elements at a kink, such as {problem.element(found.index[first])} "
+            f"with slopes {estimate.low[first]:.4g} and {estimate.high[first]:.4g}: "
+            "what is between them passes"
+        )
+    edges = np.flatnonzero(here & (estimate.status == Status.EDGE))
+    if edges.size:
+        notes.append(
+            f"{edges.size} of its elements at the end of where f is finite or may be evaluated, such as "
+            f"{problem.element(found.index[edges[0]])}: the slope of one side"
+        )
+    return notes
+
+
+def _roughly_right(problem: Problem, known: list[Gradient], rounds: list[Round], leaf: int) -> list[str]:
+    """Return a note on each gradient that passes although it is off by more than rounding explains."""
+    notes = []
+    for gradient in known:
+        fewest, where = 16.0, ""
+        for number, found in enumerate(rounds):
+            for values, wide in ((gradient.own, False), (gradient.wide, True)):
+                if not values or (not wide and gradient.wide):
+                    continue
+                mine = values[number][found.index]
+                noise = np.zeros(len(mine)) if gradient.noise is None else gradient.noise[found.index]
+                rounding = found.estimate.error + judge._ROUNDINGS * noise
+                far = judge.distance(mine, found.estimate)
+                rows = (found.leaf_of == leaf) & _rows(gradient, found) & ~found.failed[gradient.name]
+                rows &= (far > rounding) & np.isfinite(rounding) & (np.abs(mine) > 1e-7 * found.largest)
+                if rows.any():
+                    digits = np.where(rows, judge.digits(mine, found.estimate), 16.0)
+                    if digits.min() < min(fewest, 13.0):
+                        fewest, where = (
+                            float(digits.min()),
+                            problem.element(found.index[int(digits.argmin())]),
+                        )
+        if where:
+            notes.append(
+                f"{gradient.name} is right to 1e-{round(fewest)} at {where}, "
+                "not as far as rounding would leave it"
+            )
+    return notes
+
+
+def _element(problem: Problem, known: list[Gradient], rounds: list[Round], number: int, row: int) -> Element:
+    found = rounds[number]
+    estimate, index = found.estimate, int(found.index[row])
+    values: dict[str, float] = {}
+    allowed: dict[str, float] = {}
+    for gradient in known:
+        if not _rows(gradient, found)[row]:
+            continue
+        wide = gradient.wide is not None and gradient.own is not None and found.failed[gradient.name][row]
+        for name, found_values, limits in (
+            (
+                gradient.name,
+                gradient.own or gradient.wide,
+                found.allowed if gradient.own else found.allowed_wide,
+            ),
+            *([(f"{gradient.name} in float64", gradient.wide, found.allowed_wide)] if wide else []),
+        ):
+            assert found_values is not None
+            values[name] = float(found_values[number][index])
+            allowed[name] = float(limits[gradient.name][row])
+    values[RICHARDSON] = float(estimate.value[row])
+    if found.complex_values is not None and np.isfinite(found.complex_values[row]):
+        values[COMPLEX] = float(found.complex_values[row])
+    failed = [name for name, wrong in found.failed.items() if wrong[row]]
+    verdict: Verdict = "fail" if failed else "pass" if found.decided[row] else "inconclusive"
+    path = problem.element(index)
+    if not problem.output.scalar:
+        path += f" of projection {number + 1} of f's values"
+    reason = ""
+    if failed:
+        bad = [name for name in failed if name in values and not np.isfinite(values[name])]
+        shown = [(g, values[g.name]) for g in known if g.name in failed and g.name in values]
+        names = listing([f"{g.name} ({value:.7g}{_type(problem, g, index)})" for g, value in shown])
+        low, high, bar = estimate.low[row], estimate.high[row], estimate.error[row]
+        slopes = f"is not between the slopes {low:.7g} and {high:.7g} of the kink"
+        target = (
+            slopes if estimate.status[row] == Status.KINK else f"is not {estimate.value[row]:.7g} ± {bar:.1e}"
+        )
+        reason = f"at {path}, {names} " + ("is not finite" if bad else target)
+        entries = [_worst_entry(problem, g, found, row) for g, _ in shown if g.entries is not None]
+        reason = "; ".join([reason, *(entry for entry in entries if entry)])
+    elif verdict == "inconclusive":
+        reason = _undecided(problem, known, found, row, path)
+    return Element(
+        path=path,
+        values=values,
+        error_bar=float(estimate.error[row]),
+        verdict=verdict,
+        failed=failed,
+        reason=reason,
+        allowed=allowed,
+        low=float(estimate.low[row]),
+        high=float(estimate.high[row]),
+    )
+
+
+def _type(problem: Problem, gradient: Gradient, index: int) -> str:
+    """Return " in float32" where a gradient is in another type than the numerical side."""
+    leaf = int(np.searchsorted(problem.starts, index, side="right")) - 1
+    if gradient.own is None or not gradient.dtypes or gradient.dtypes[leaf] in ("float64", "complex128"):
+        return ""
+    return f" in {gradient.dtypes[leaf]}"
+
+
+def _worst_entry(problem: Problem, gradient: Gradient, found: Round, row: int) -> str:
+    """Say which of f's values a Jacobian's column is wrong for the most, where f has several."""
+    assert gradient.entries is not None
+    index = int(found.index[row])
+    mine = gradient.entries(index)
+    sizes = [int(np.size(value)) for value in problem.output.values]
+    starts = np.cumsum([0, *sizes])
+    step = float(found.estimate.step[row])
+    if problem.output.scalar or not np.isfinite(step):
+        return ""
+    some = np.argsort(-np.abs(np.nan_to_num(mine, nan=np.inf)))[:_ENTRIES]
+    worst, text = -1.0, ""
+    for place in some:
+        slope = entry_slope(problem, found.target, index, step, int(place))
+        apart = abs(mine[place] - slope)
+        if np.isfinite(slope) and not apart <= worst:
+            worst = float(np.nan_to_num(apart, nan=np.inf))
+            out = int(np.searchsorted(starts, place, side="right")) - 1
+            where = np.unravel_index(place - starts[out], np.shape(problem.output.values[out]))
+            name = (problem.output.paths[out] or "out") + (f"[{', '.join(map(str, where))}]" if where else "")
+            text = (
+                f"the worst entry is that of {name} by {problem.element(index)}: {mine[place]:.7g}, "
+                f"numerically {slope:.7g}"
+            )
+    return text
+
+
+def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, path: str) -> str:
+    estimate, target = found.estimate, found.target
+    if not np.isfinite(target.value):
+        return "f is not finite at the point itself"
+    if estimate.status[row] == Status.JUMP:
+        return f"f jumps at {path}, by {estimate.jump[row]:.4g}: it has no derivative there"
+    if target.raised:
+        return f"f raises {target.raised} near {path}"
+    if estimate.status[row] == Status.NOT_FINITE or np.isinf(estimate.error[row]):
+        return f"f is not finite near {path}"
+    noisy = [g for g in known if g.noise is not None and (g.wide is None or g.own is None)]
+    noisy = [g for g in noisy if 8 * g.noise[found.index[row]] > 0.05 * abs(estimate.value[row])]  # type: ignore[index]
+    if noisy and estimate.error[row] <= 0.05 * abs(estimate.value[row]):
+        return f"{listing([g.name for g in noisy])} at {path} depends on its rounding: f amplifies it"
+    bar = f"{estimate.error[row]:.1e}"
+    return f"the error bar at {path}, {bar}, is too wide to decide: f has noise or is not smooth"
+
+
+def _causes(problem: Problem, known: list[Gradient], found: Round, leaf: int) -> list[str]:
+    right = found.estimate.value
+    starts = problem.starts
+
+    def split(values: np.ndarray) -> list[np.ndarray]:
+        return np.split(values, starts[1:-1])
+
+    batches = {np.shape(x)[0] for arg in problem.others for x in _leaves(arg) if np.ndim(x)}
+    result = []
+    for gradient in known:
+        if gradient.looked is not None or not found.failed[gradient.name][found.leaf_of == leaf].any():
+            continue
+        own = gradient.own[0] if gradient.own else gradient.best(0)
+        limits = found.allowed if gradient.wide is None else found.allowed_wide
+        finite = bool(np.isfinite(own).all())
+        values = gradient.best(0) if finite else own
+        # As far as the estimate and rounding go, not as far as a difference may go without mattering.
+        noise = np.zeros(len(right)) if gradient.noise is None else judge._ROUNDINGS * gradient.noise
+        slack = np.minimum(found.estimate.error + noise + 1e-9 * np.abs(right), limits[gradient.name])
+        if gradient.wide is not None:
+            slack = slack + 1e-5 * np.abs(right)
+        elif gradient.epsilon is not None:
+            slack = slack + 4 * gradient.epsilon * (np.abs(right) + found.largest)
+        causes = find_causes(
+            leaf,
+            split(problem.flat)[leaf],
+            batches,
+            split(values),
+            split(right),
+            split(slack),
+            problem.shapes,
+        )
+        if causes:
+            result.append(f"{gradient.name} {', or '.join(causes)}")
+    return result
+
+
+def _leaves(arg: Any) -> list[Any]:
+    import jax
+
+    return [leaf for leaf in jax.tree.leaves(arg) if hasattr(leaf, "shape")]
+
+
+def gradient_report(
+    problem: Problem, gradients: list[Gradient], rounds: list[Round], located: Located | None
+) -> GradientReport:
+    """Return the report on all leaves."""
+    known = [g for g in gradients if g.unavailable is None]
+    leaves = [leaf_report(problem, known, rounds, leaf) for leaf, size in enumerate(problem.sizes) if size]
+    names = {g.name: g.unavailable or "available" for g in gradients}
+    reasons = [found.complex_reason for found in rounds if found.complex_reason]
+    names |= {RICHARDSON: "available", COMPLEX: reasons[0] if reasons else "available"}
+    matrix = _matrix(known, rounds)
+    verdict = worst_of([leaf.verdict for leaf in leaves])
+    worst = max(leaves, key=lambda leaf: _VERDICTS.index(leaf.verdict)).worst
+    notes = _notes(problem, gradients, rounds)
+    summary = _summary(names, matrix, leaves)
+    lost = [
+        _outputs(problem, path, finite)
+        for path, finite in zip(problem.output.paths, problem.output.finite, strict=True)
+    ]
+    lost = [text for text in lost if text]
+    if lost:
+        verdict = worst_of([verdict, "inconclusive"])
+        if problem.output.scalar:
+            summary = "f is not finite at the point itself: nothing can be compared"
+        else:
+            summary = f"{summary}; f's values {listing(lost)} are not finite and were left out"
+    if not known:
+        verdict, summary = (
+            worst_of([verdict, "inconclusive"]),
+            "nothing was compared: no gradient is available",
+        )
+    text, origins = "", tuple[Origin, ...]()
+    if located is not None:
+        origins, text = located.origins, _located_text(located)
+        notes += list(located.notes)
+    hand = (
+        [layers for g in known if (layers := _by_layer(g.name, leaves))]
+        if located is None or not origins
+        else []
+    )
+    return GradientReport(
+        verdict=verdict,
+        function=problem.name,
+        summary=summary,
+        leaves=leaves,
+        worst=worst,
+        methods=names,
+        matrix=matrix,
+        notes=notes,
+        precision=_precision(problem, known, rounds),
+        origins=origins,
+        located="; ".join([*([text] if text else []), *hand]),
+        curve=_curve(problem, rounds, leaves),
+    )
+
+
+def _outputs(problem: Problem, path: str, finite: np.ndarray) -> str:
+    if finite.all():
+        return ""
+    first = [f"[{', '.join(map(str, where))}]" for where in np.argwhere(~finite)[:3]] if finite.ndim else [""]
+    more = f" and {int((~finite).sum()) - 3} more" if (~finite).sum() > 3 else ""
+    return ", ".join(f"{path or 'out'}{where}" for where in first) + more
+
+
+def _notes(problem: Problem, gradients: list[Gradient], rounds: list[Round]) -> list[str]:
+    notes = []
+    if not problem.output.scalar:
+        notes.append(f"f is not scalar: checked through {len(rounds)} random projections of its values")
+    if problem.wide is None:
+        notes.append(
+            f"f cannot be traced ({problem.untraceable}): it is run point by point, in the types it was given"
+        )
+    else:
+        for dtype, where in problem.wide.narrow:
+            notes.append(
+                f"the cast to {dtype} at {where} is taken as the precision of the computation, "
+                "not as a step of f: the numerical side does without it"
+            )
+        opaque = sorted(set(problem.wide.opaque) - {"bitcast_convert_type"})
+        if opaque:
+            notes.append(f"{listing(opaque)} runs in its own type, the rest of the numerical side in float64")
+    for gradient in gradients:
+        if gradient.looked is not None and gradient.unavailable is None:
+            count = int(gradient.looked.sum())
+            notes.append(f"{gradient.name}: {count} elements and random directions of each leaf")
+    taken = sum(int(np.isfinite(r.complex_values).sum()) for r in rounds if r.complex_values is not None)
+    if taken and taken < sum(len(r.index) for r in rounds):
+        notes.append(f"{COMPLEX}: {taken} elements")
+    good = [found.approximate for found in rounds if found.approximate]
+    if good:
+        notes.append(
+            f"f is an approximation, good to about {max(good):.0e}: "
+            "run on, or over wide steps, its derivative changes as much"
+        )
+    return notes
+
+
+def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> dict[str, str]:
+    """Return in which types each gradient that did not fail was verified, and to how many digits."""
+    result = {}
+    for gradient in known:
+        if any(found.failed[gradient.name].any() for found in rounds):
+            continue
+        types = sorted(set(gradient.dtypes)) or ["float64"]
+        parts = []
+        for label, values in ((listing(types), gradient.own), ("float64", gradient.wide)):
+            if not values:
+                continue
+            fewest = 16.0
+            for number, found in enumerate(rounds):
+                mine = values[number][found.index]
+                size = np.abs(found.estimate.value)
+                rows = found.decided & _rows(gradient, found)
+                rows &= (size > 1e-3 * found.largest) & (size > 100 * found.estimate.error)
+                # As many digits as the estimate itself has, at the most.
+                with np.errstate(all="ignore"):
+                    bar = -np.log10(found.estimate.error / np.abs(found.estimate.value))
+                some = np.minimum(
+                    judge.digits(mine, found.estimate), np.nan_to_num(bar, posinf=16.0, nan=16.0)
+                )
+                fewest = min(fewest, float(np.min(some[rows], initial=16.0)))
+            parts.append(f"in {label} to {int(max(fewest, 0))} digits")
+        if parts:
+            result[gradient.name] = ", ".join(dict.fromkeys(parts))
+    return result
+
+
+def _matrix(known: list[Gradient], rounds: list[Round]) -> dict[str, dict[str, float]]:
+    """Return the largest difference of each two estimates, relative to the leaf, over what was decided."""
+    columns: dict[str, list[np.ndarray]] = {}
+    looked: dict[str, list[np.ndarray]] = {}
+
+    def add(name: str, values: np.ndarray, where: np.ndarray) -> None:
+        columns.setdefault(name, []).append(values)
+        looked.setdefault(name, []).append(where)
+
+    for number, found in enumerate(rounds):
+        wrong = np.any([np.zeros(len(found.index), bool), *found.failed.values()], axis=0)
+        seen = found.decided | wrong
+        for gradient in known:
+            add(gradient.name, gradient.best(number)[found.index], seen & _rows(gradient, found))
+        add(RICHARDSON, found.estimate.value, seen)
+        if found.complex_values is not None:
+            add(COMPLEX, found.complex_values, seen & np.isfinite(found.complex_values))
+    # A leaf whose gradient is nothing but rounding has no size of its own.
+    scale = np.concatenate([np.where(r.largest > 1e-9 * r.natural, r.largest, r.natural) for r in rounds])
+    scale = np.where(scale > 0, scale, 1.0)
+    full = {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == len(rounds)}
+    seen_by = {name: np.concatenate(looked[name]) for name in full}
+
+    def apart(one: str, other: str) -> float:
+        with np.errstate(invalid="ignore"):
+            difference = (np.abs(full[one] - full[other]) / scale)[seen_by[one] & seen_by[other]]
+        return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0))
+
+    return {one: {other: apart(one, other) for other in full} for one in full}
+
+
+def _summary(names: dict[str, str], matrix: dict[str, dict[str, float]], leaves: list[Leaf]) -> str:
+    available = [name for name, why in names.items() if why == "available"]
+    failed = [name for name in available if any(name in leaf.failed for leaf in leaves)]
+    others = [name for name in available if name not in failed]
+
+    def agreement(group: list[str]) -> str:
+        pairs = [matrix[a][b] for a in group for b in group if a != b and a in matrix and b in matrix]
+        return f", which agree to {max(pairs):.0e}" if pairs else ""
+
+    if not failed:
+        undecided = [leaf.path for leaf in leaves if leaf.verdict == "inconclusive"]
+        text = f"{listing(available)} agree to {max([0.0, *(max(r.values()) for r in matrix.values())]):.0e}"
+        if not any(leaf.counts["pass"] for leaf in leaves):
+            return f"the numerical estimate does not decide {listing(undecided)}"
+        return f"the numerical estimate does not decide {listing(undecided)}; {text}" if undecided else text
+    verb = "disagrees" if len(failed) == 1 else "disagree"
+    return f"{listing(failed)} {verb} with {listing(others)}{agreement(others)}"
+
+
+def _located_text(located: Located) -> str:
+    if not located.origins:
+        return ""
+    parts = []
+    for origin in located.origins:
+        name = f" `{origin.name}`" if origin.name else ""
+        parts.append(f"{origin.operation}{name}, {origin.where} ({origin.kind}: {origin.detail})")
+    others = f"; the other {located.checked} operations are right" if located.checked else ""
+    return f"arises in {' and in '.join(parts)}{others}"
+
+
+def _by_layer(name: str, leaves: Sequence[Leaf]) -> str:
+    """Say where in ordered leaves, as layers are, a hand-written gradient begins to be wrong."""
+    wrong = [name in leaf.failed for leaf in leaves]
+    if name in ("reverse", "forward") or not any(wrong) or all(wrong) or len(leaves) < 2:
+        return ""
+    last = max(n for n, bad in enumerate(wrong) if bad)
+    paths = [leaf.path for leaf, bad in zip(leaves, wrong, strict=True) if bad]
+    if all(wrong[: last + 1]) and last and "[" in leaves[0].path:
+        path = leaves[last].path
+        return f"{name} goes wrong at {path}, going backwards: all before it are wrong, all after it right"
+    return f"{name} is wrong in {listing(paths)} alone"
+
+
+def _curve(problem: Problem, rounds: list[Round], leaves: list[Leaf]) -> Callable[[], dict[str, Any]]:
+    """Return what computes the central difference of the worst element over many steps."""
+    found = rounds[0]
+    size = np.abs(np.nan_to_num(found.estimate.value))
+    failures = np.sum([np.zeros(len(found.index)), *found.failed.values()], axis=0)
+    row = int(np.argmax(size + failures * (1 + size.max(initial=0))))
+
+    def curve() -> dict[str, Any]:
+        import jax
+
+        index, target = found.index[row : row + 1], found.target
+        with jax.enable_x64(True), np.errstate(all="ignore"):
+            x = target.flat[index]
+            # No wider than the steps of the check: f may not be meant for more.
+            steps = scales(target.flat, target.sizes)[index] * 2.0 ** -np.arange(3.0, 45.0)
+            change = target.elements(index, np.concatenate([x + steps, x - steps])[None]).change[0]
+        central = (change[: len(steps)] - change[len(steps) :]) / ((x + steps) - (x - steps))
+        return {
+            "steps": steps,
+            "central": central,
+            "value": float(found.estimate.value[row]),
+            "chosen": float(found.estimate.step[row]),
+            "name": problem.element(int(index[0])),
+        }
+
+    return curve

@@ -1,0 +1,525 @@
+"""Gradients by other means than numerical ones: reverse and forward autodiff, and hand-written."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from jaxnet.gradcheck.evaluate import CHUNK_BYTES, program
+from jaxnet.gradcheck.interpret import bind, control, holds, walk
+from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
+from jaxnet.gradcheck.widen import hoisted, widen
+
+_FORWARD = 2_048  # elements for which forward autodiff is run one by one
+_BESIDE = 4  # points near the real one, where a gradient is run to see its noise
+_UNSUPPORTED = (  # what jax says of a mode of differentiation that a function does not have
+    "can't apply forward-mode",
+    "Reverse-mode differentiation does not work",
+    "do not support JVP",
+    "do not support forward-mode",
+    "Differentiation rule for",
+    "differentiation rule",
+    "Forward-mode differentiation",
+    "reverse-mode",
+)
+# fmt: off
+_EXACT = {
+    "abs", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "complex", "concatenate", "conj", "copy",
+    "convert_element_type", "cummax", "cummin", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+    "floor", "gather", "imag", "iota", "max", "min", "neg", "pad", "real", "reduce_max", "reduce_min",
+    "reshape", "rev", "round", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
+    "stop_gradient", "transpose",
+}
+# fmt: on
+
+
+class Gradient(NamedTuple):
+    """One way to the gradient, flat in float64, for each projection of f."""
+
+    name: str
+    own: list[np.ndarray] | None = None
+    """As it comes, in its own types."""
+    wide: list[np.ndarray] | None = None
+    """The same rules in float64."""
+    noise: np.ndarray | None = None
+    """Of each element in its own type, measured beside the point."""
+    epsilon: np.ndarray | None = None
+    """Of each element's own type; of the function's narrowest, where that is less precise."""
+    dtypes: tuple[str, ...] = ()
+    unavailable: str | None = None
+    looked: np.ndarray | None = None
+    """Where it is known, if not everywhere."""
+    entries: Callable[[int], np.ndarray] | None = None
+    """Of a Jacobian: what gives each of f's values' derivatives by an element, all in a row."""
+    rounding: Callable[[int], np.ndarray] | None = None
+    """What measures, for a projection, how far rounding takes the values run in float64, or the only ones."""
+
+    def best(self, projection: int) -> np.ndarray:
+        """Return the most precise values there are."""
+        found = self.wide if self.wide is not None else self.own
+        assert found is not None
+        return found[projection]
+
+
+def autodiff(problem: Problem, modes: Sequence[str]) -> list[Gradient]:
+    """Return the gradient by each mode of autodiff, or why it is not available."""
+    found = []
+    for mode in modes:
+        function = _reverse if mode == "reverse" else _forward
+        try:
+            with running(f"{mode} autodiff"):
+                found.append(function(problem))
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            known = any(phrase in str(error) for phrase in _UNSUPPORTED)
+            if not known and problem.traced is not None:
+                raise
+            reason = lines[0].split(". ")[0]
+            found.append(Gradient(mode, unavailable=reason if known else f"{type(error).__name__}: {reason}"))
+    # Both modes compute the same sums in another order, with as much noise.
+    other = next((g for g in found if g.rounding is not None), None)
+    if other is None:
+        return found
+    return [
+        g._replace(rounding=g.rounding or other.rounding, noise=np.fmax(_or_nothing(g), _or_nothing(other)))
+        for g in found
+    ]
+
+
+def _or_nothing(gradient: Gradient) -> Any:
+    return 0.0 if gradient.noise is None else gradient.noise
+
+
+def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
+    """Return a jaxpr's results, compiled; again for an equal one."""
+
+    def function(consts: Any, args: Any) -> Any:
+        return walk(jaxpr.jaxpr, consts, args, bind)
+
+    return [np.asarray(leaf) for leaf in program(kind, jaxpr, function)(jaxpr.consts, list(args))]
+
+
+def pull_back(problem: Problem) -> Callable[..., Leaves]:
+    """Return `gradient(leaves, weights)`: reverse autodiff of the weighted outputs, in f's own types."""
+
+    def gradient(leaves: Leaves, weights: Leaves) -> Leaves:
+        outputs, back = jax.vjp(problem.call, list(leaves))
+        cotangents = [jnp.asarray(w).astype(out.dtype) for w, out in zip(weights, outputs, strict=True)]
+        return list(back(cotangents)[0])
+
+    return gradient
+
+
+def _reverse(problem: Problem) -> Gradient:
+    leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
+    gradient = pull_back(problem)
+    if problem.traced is None:
+        return _measured(
+            "reverse", problem, lambda new, w: gradient([jnp.asarray(leaf) for leaf in new], w), None
+        )
+    weights = [jnp.asarray(w) for w in problem.weights[0]]
+    jaxpr = hoisted(jax.make_jaxpr(lambda new, w: gradient(new, w))(leaves, weights))
+    return _measured("reverse", problem, lambda new, w: evaluated("own", jaxpr, [*new, *w]), jaxpr)
+
+
+def _measured(
+    name: str, problem: Problem, own: Callable[[Leaves, Leaves], Leaves], jaxpr: ClosedJaxpr | None
+) -> Gradient:
+    """Run a gradient at the point, and beside it to see its noise; in float64 too, if it is narrower."""
+    first = own(problem.leaves, problem.weights[0])
+    dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first]
+    values = [ravel(first, gradient=True)]
+    values += [ravel(own(problem.leaves, w), gradient=True) for w in problem.weights[1:]]
+    beside = [ravel(own(point, problem.weights[0]), gradient=True) for point in nearby(problem)[1:]]
+    wide = rounding = None
+    epsilon = _epsilons(problem, dtypes)
+    if jaxpr is not None:
+        with jax.enable_x64(True):
+            widened = widen(jaxpr)
+            rounding = _rounding_of(problem, widened.jaxpr, lambda found, _: found, weighted=True)
+            epsilon = np.maximum(
+                epsilon, 0.0 if widened.narrow == () else float(jnp.finfo(widened.narrowest).eps)
+            )
+            if (epsilon > 1e-15).any():
+                wide = [
+                    ravel(evaluated("wide", widened.jaxpr, [*wide_leaves(problem), *_wide(w)]), gradient=True)
+                    for w in problem.weights
+                ]
+    return Gradient(
+        name,
+        own=values,
+        wide=wide,
+        noise=scatter([values[0], *beside]),
+        epsilon=epsilon,
+        dtypes=tuple(map(str, dtypes)),
+        rounding=rounding,
+    )
+
+
+def _rounding_of(
+    problem: Problem, jaxpr: ClosedJaxpr, project: Callable[[Any, Leaves], Leaves], *, weighted: bool
+) -> Callable[[int], np.ndarray]:
+    def rounding(number: int) -> np.ndarray:
+        weights = problem.weights[number]
+        args = [*wide_leaves(problem), *(_wide(weights) if weighted else [])]
+        try:
+            moved = blurred(jaxpr, args, 2.0**-53)
+        except Exception:  # what calls back may raise where numbers are not quite what they were
+            return np.zeros(int(problem.starts[-1]))
+        found = project(moved, [np.abs(w) for w in weights])
+        return np.abs(ravel([_spread(leaf, like) for leaf, like in zip(found, problem.leaves, strict=True)]))
+
+    return rounding
+
+
+def _spread(size: Any, like: Any) -> Any:
+    """Return how far off a number may be, as one whose parts each may be."""
+    return size * (1 + 1j) if is_complex(like) else size
+
+
+def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any], epsilon: float) -> list[np.ndarray]:
+    """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding.
+
+    Random roundings, of a relative size (D. S. Parker, Monte Carlo arithmetic, UCLA
+    CSD-970002, 1997). What is not rounded, because it only moves numbers about, is left alone.
+    """
+
+    def function(consts: Any, args: Any, seed: Any, size: Any) -> Any:
+        count = iter(range(2**20))
+
+        def run(inner: ClosedJaxpr, values: Any) -> Any:
+            return walk(inner.jaxpr, inner.consts, values, rule)
+
+        def rule(eqn: Any, values: Any) -> Any:
+            inner = control(eqn, values, run)
+            if inner is not None:
+                return inner[0]
+            found = bind(eqn, values)
+            if eqn.primitive.name in _EXACT:
+                return found
+            return [_rounded(value, next(count), seed, size) for value in found]
+
+        return walk(jaxpr.jaxpr, consts, args, rule)
+
+    run = program("blurred", jaxpr, function)
+    plain = [np.asarray(leaf) for leaf in run(jaxpr.consts, list(args), np.uint32(0), 0.0)]
+    most = [np.zeros(np.shape(leaf)) for leaf in plain]
+    for seed in range(1, 6):
+        found = run(jaxpr.consts, list(args), np.uint32(seed), epsilon)
+        most = [
+            np.fmax(m, np.nan_to_num(np.abs(np.asarray(v) - p)))
+            for m, v, p in zip(most, found, plain, strict=True)
+        ]
+    return most
+
+
+def _rounded(value: Any, number: int, seed: Any, size: Any) -> Any:
+    if not jnp.issubdtype(jnp.result_type(value), jnp.inexact):
+        return value
+    places = jnp.arange(np.size(value), dtype=jnp.uint32).reshape(np.shape(value))
+    mixed = (places + jnp.uint32(number * 7919) + seed * jnp.uint32(40503)) * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
+    return value * (1 + size * jnp.where((mixed >> 16) & 1, 1.0, -1.0))
+
+
+def wide_leaves(problem: Problem) -> Leaves:
+    """Return the leaves in float64, where x64 is enabled."""
+    return _wide(problem.leaves)
+
+
+def _wide(leaves: Sequence[Any]) -> Leaves:
+    return [np.asarray(x).astype(complex if np.iscomplexobj(np.asarray(x)) else np.float64) for x in leaves]
+
+
+def _epsilons(problem: Problem, dtypes: Sequence[Any]) -> np.ndarray:
+    return np.repeat([float(jnp.finfo(dtype).eps) for dtype in dtypes], problem.sizes)
+
+
+def nearby(problem: Problem) -> list[Leaves]:
+    """Return points along a random line through the point, a few roundings of its type apart."""
+    rng = np.random.default_rng(0)
+    flat = problem.flat
+    epsilon = np.repeat(
+        [float(jnp.finfo(getattr(x, "dtype", float)).eps) for x in problem.leaves], problem.sizes
+    )
+    move = flat * 4 * epsilon * rng.uniform(0.5, 1, flat.size) * rng.choice([-1, 1], flat.size)
+    lower, upper = problem.bounds
+    return [problem.as_given(np.clip(flat + k * move, lower, upper)) for k in range(_BESIDE)]
+
+
+def scatter(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the noise of values along a line: what of their differences is not smooth."""
+    found = np.stack(values)
+    parts = [np.diff(found, order, axis=0) / variance**0.5 for order, variance in ((2, 6), (3, 20))]
+    most = np.abs(np.concatenate(parts)).max(axis=0)
+    return np.where(np.isfinite(most), most, 0.0)
+
+
+def _forward(problem: Problem) -> Gradient:
+    total = int(problem.starts[-1])
+    if problem.traced is None:
+        return _forward_untraced(problem)
+    jaxpr = _slope_jaxpr(problem)
+    if total > _FORWARD:
+        looked = np.zeros(total, bool)
+        return Gradient("forward", wide=[], looked=looked, epsilon=np.full(total, 2.0**-52))
+    everywhere, weights = np.arange(total), problem.weights[0]
+    wide = [forward_elements(problem, everywhere, w, jaxpr) for w in problem.weights]
+    beside = [
+        forward_elements(problem, everywhere, weights, jaxpr, ravel(new)) for new in nearby(problem)[1:]
+    ]
+
+    return Gradient("forward", wide=wide, noise=scatter([wide[0], *beside]), epsilon=np.full(total, 2.0**-52))
+
+
+def _slope_jaxpr(problem: Problem) -> ClosedJaxpr:
+    """Return the slope along a direction of the weighted outputs, traced in f's own types, in float64."""
+
+    def slope(leaves: Leaves, tangents: Leaves, weights: Leaves) -> Array:
+        outputs = jax.jvp(lambda *new: problem.call(list(new)), tuple(leaves), tuple(tangents))[1]
+        pairs = zip(outputs, weights, strict=True)
+        # A tangent of what is left out may be infinite.
+        terms = [jnp.sum(jnp.where(w != 0, jnp.real(out * w.astype(out.dtype)), 0)) for out, w in pairs]
+        return jnp.sum(jnp.stack([jnp.asarray(term, terms[0].dtype) for term in terms]))
+
+    leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
+    weights = [jnp.asarray(w) for w in problem.weights[0]]
+    jaxpr = hoisted(jax.make_jaxpr(slope)(leaves, leaves, weights))
+    if holds(jaxpr.jaxpr, "custom_lin"):  # which jax only says where it is run
+        raise TypeError("can't apply forward-mode autodiff (jvp) to a custom_vjp function.")
+    with jax.enable_x64(True):
+        return widen(jaxpr).jaxpr
+
+
+def _parts(problem: Problem, flat: Any) -> Leaves:
+    """Return flat float64 numbers as leaves, complex where they are."""
+    pieces = zip(problem.starts[:-1], problem.starts[1:], problem.shapes, problem.leaves, strict=True)
+    parts = [(flat[start:stop].reshape(shape), leaf) for start, stop, shape, leaf in pieces]
+    return [part[0] + 1j * part[1] if is_complex(leaf) else part for part, leaf in parts]
+
+
+def slopes(
+    problem: Problem,
+    directions: Callable[[Any], Any],
+    rows: np.ndarray,
+    weights: Leaves,
+    jaxpr: ClosedJaxpr,
+    kind: str,
+    flat: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return forward autodiff's slopes along directions, each made from a row, in float64."""
+    flat = problem.flat if flat is None else flat
+    # What calls back may do so from branches that are not taken where many are computed at once.
+    batch = 1 if holds(jaxpr.jaxpr, "callback") else max(1, min(256, CHUNK_BYTES // (8 * flat.nbytes)))
+
+    def function(consts: Any, rows: Any, flat: Any, weights: Any) -> Any:
+        def one(row: Any) -> Any:
+            args = [*_parts(problem, flat), *_parts(problem, directions(row)), *weights]
+            return walk(jaxpr.jaxpr, consts, args, bind)[0]
+
+        return jax.lax.map(one, rows, batch_size=batch if batch > 1 else None)
+
+    with jax.enable_x64(True):
+        run = program((kind, rows.shape, tuple(problem.shapes)), jaxpr, function)
+        return np.asarray(run(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights)))
+
+
+def forward_elements(
+    problem: Problem, index: np.ndarray, weights: Leaves, jaxpr: ClosedJaxpr, flat: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the derivatives by some elements, by forward autodiff in float64."""
+    total = int(problem.starts[-1])
+    return slopes(problem, lambda i: jnp.zeros(total).at[i].set(1.0), index, weights, jaxpr, "forward", flat)
+
+
+def forward_some(
+    problem: Problem, gradient: Gradient, index: np.ndarray, directions: Sequence[np.ndarray]
+) -> Any:
+    """Return forward autodiff's derivatives by some elements, and slopes along directions, by projection."""
+    jaxpr = _slope_jaxpr(problem)
+    total = int(problem.starts[-1])
+    wide, along = [], []
+    for weights in problem.weights:
+        values = np.full(total, np.nan)
+        values[index] = forward_elements(problem, index, weights, jaxpr)
+        wide.append(values)
+        rows = np.stack(directions) if len(directions) else np.zeros((0, total))
+        along.append(
+            slopes(problem, lambda row: row, rows, weights, jaxpr, "slopes") if len(rows) else np.zeros(0)
+        )
+    looked = np.isin(np.arange(total), index)
+    return gradient._replace(wide=wide, looked=looked, noise=np.zeros(total)), along
+
+
+def _forward_untraced(problem: Problem) -> Gradient:
+    leaves = tuple(jnp.asarray(leaf) for leaf in problem.leaves)
+    total = int(problem.starts[-1])
+    if total > _FORWARD:
+        return Gradient(
+            "forward", unavailable="f cannot be traced, and has too many elements to run it for each"
+        )
+
+    def derivative(index: int, weights: Leaves) -> float:
+        unit = np.zeros(total)
+        unit[index] = 1
+        tangents = tuple(jnp.asarray(t) for t in problem.as_given(unit))
+        outputs = jax.jvp(lambda *new: problem.call(list(new)), leaves, tangents)[1]
+        pairs = zip(outputs, weights, strict=True)
+        return float(sum(np.sum(np.where(w != 0, np.real(np.asarray(out) * w), 0)) for out, w in pairs))
+
+    own = [np.array([derivative(i, w) for i in range(total)]) for w in problem.weights]
+    epsilon = _epsilons(problem, [getattr(leaf, "dtype", np.float64) for leaf in leaves])
+    return Gradient("forward", own=own, noise=np.zeros(total), epsilon=epsilon)
+
+
+def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
+    """Return a hand-written gradient, a function of f's arguments or a ready pytree."""
+    if not callable(candidate):
+        blocks = _leaves(problem, name, candidate)
+        own = [ravel(_weighted(problem, blocks, w), gradient=True) for w in problem.weights]
+        dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in blocks[0]]
+        epsilon = _epsilons(problem, dtypes)
+        return Gradient(
+            name,
+            own=own,
+            noise=epsilon * np.abs(own[0]),
+            epsilon=epsilon,
+            dtypes=tuple(map(str, dtypes)),
+            entries=_entries(problem, blocks),
+        )
+
+    def leaves_at(new: Leaves) -> list[Leaves]:
+        with running(name):
+            return _leaves(problem, name, candidate(*problem.rebuilt(new)))
+
+    def weighted(blocks: list[Leaves], weights: Leaves) -> Leaves:
+        return _weighted(problem, blocks, weights)
+
+    first = leaves_at(problem.leaves)
+    dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
+    own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
+    epsilon = _epsilons(problem, dtypes)
+    count = len(problem.leaves)
+
+    def in_blocks(flat: Any) -> list[Leaves]:
+        return [list(flat[k : k + count]) for k in range(0, len(flat), count)]
+
+    wide = rounding = None
+    try:
+        traced = hoisted(
+            jax.make_jaxpr(lambda *new: [list(b) for b in leaves_at(list(new))])(*problem.leaves)
+        )
+        points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)[1:]]
+        with jax.enable_x64(True):
+            widened = widen(traced)
+            rounding = _rounding_of(
+                problem, widened.jaxpr, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
+            )
+            epsilon = np.maximum(
+                epsilon, 0.0 if widened.narrow == () else float(jnp.finfo(widened.narrowest).eps)
+            )
+            if (epsilon > 1e-15).any():
+                blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
+                wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]
+    except Exception:  # it may be anything that runs: NumPy, SciPy; then its own values are what there is
+        wide = rounding = None
+        points = [leaves_at(point) for point in nearby(problem)[1:]]
+    beside = [ravel(weighted(point, problem.weights[0]), gradient=True) for point in points]
+    return Gradient(
+        name,
+        own=own,
+        wide=wide,
+        entries=_entries(problem, first),
+        rounding=rounding,
+        noise=scatter([own[0], *beside]),
+        epsilon=epsilon,
+        dtypes=tuple(map(str, dtypes)),
+    )
+
+
+def _entries(problem: Problem, blocks: list[Leaves]) -> Callable[[int], np.ndarray]:
+    def column(index: int) -> np.ndarray:
+        leaf = int(np.searchsorted(problem.starts, index, side="right")) - 1
+        shape = np.shape(problem.leaves[leaf])
+        part, place = divmod(index - int(problem.starts[leaf]), int(np.prod(shape)) or 1)
+        found = []
+        for output, block in zip(problem.output.values, blocks, strict=True):
+            values = np.asarray(block[leaf])
+            if np.shape(values) == np.shape(output) + shape:
+                values = values.reshape(np.size(output), -1)[:, place]
+            else:  # the diagonal
+                values = np.where(np.arange(np.size(output)) == place, values.ravel(), 0)
+            found.append((-values.imag if part else values.real).astype(np.float64))
+        return np.concatenate(found)
+
+    return column
+
+
+def _weighted(problem: Problem, blocks: list[Leaves], weights: Leaves) -> Leaves:
+    """Return the gradient of the weighted outputs from the derivatives of each output."""
+    total: Leaves = [0.0] * len(problem.leaves)
+    for output, weight, block in zip(problem.output.values, weights, blocks, strict=True):
+        for number, leaf in enumerate(block):
+            values = np.asarray(leaf)
+            values = values.astype(complex if np.iscomplexobj(values) else np.float64)
+            shape = np.shape(problem.leaves[number])
+            if values.shape == np.shape(output) + shape:
+                if weight.ndim or not problem.output.scalar:
+                    # What is left out may be infinite.
+                    there = (weight != 0).reshape(weight.shape + (1,) * len(shape))
+                    values = np.tensordot(weight, np.where(there, values, 0), axes=weight.ndim)
+            else:
+                values = np.where(weight != 0, weight * values, 0)  # the diagonal: f works element by element
+            values = values.astype(complex) if is_complex(problem.leaves[number]) else np.real(values)
+            total[number] = total[number] + values
+    return total
+
+
+def _leaves(problem: Problem, name: str, gradient: Any) -> list[Leaves]:
+    """Return a hand-written gradient's leaves by output, or say why it is none."""
+    tree = problem.output.tree
+    if problem.output.single:
+        blocks = [gradient]
+    else:
+        try:
+            blocks = tree.flatten_up_to(gradient)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{name} must have the structure of {tree}, got {jax.tree.structure(gradient)}"
+            ) from None
+    return [
+        _block(problem, name, output, block)
+        for output, block in zip(problem.output.values, blocks, strict=True)
+    ]
+
+
+def _block(problem: Problem, name: str, output: np.ndarray, block: Any) -> Leaves:
+    parts = [block] if problem.single else list(block) if isinstance(block, (tuple, list)) else [block]
+    found = {
+        (number, jax.tree_util.keystr(path)): leaf
+        for number, part in enumerate(parts)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    }
+    extra = [key for key, leaf in found.items() if key not in problem.keys and is_inexact(leaf)]
+    if extra or any(key not in found for key in problem.keys):
+        raise TypeError(
+            f"{name} must have the structure of what is differentiated, {problem.paths}, got "
+            f"{jax.tree.structure(block)}"
+        )
+    leaves = [found[key] for key in problem.keys]
+    for leaf, path, like in zip(leaves, problem.paths, problem.leaves, strict=True):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not (isinstance(leaf, (float, complex)) or hasattr(leaf, "shape")) or not jnp.issubdtype(
+            dtype, jnp.inexact
+        ):
+            got = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"{name} must be floating-point at {path}, got {got}")
+        full = np.shape(output) + np.shape(like)
+        diagonal = not problem.output.scalar and np.shape(leaf) == np.shape(like) == np.shape(output)
+        if np.shape(leaf) != full and not diagonal:
+            raise ValueError(f"{name} must have shape {list(full)} at {path}, got {list(np.shape(leaf))}")
+    return leaves

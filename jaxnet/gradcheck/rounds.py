@@ -1,0 +1,468 @@
+"""Every gradient against the numerical estimate, for each projection of f."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.gradcheck import gradients as ways
+from jaxnet.gradcheck import judge
+from jaxnet.gradcheck.estimate import HALVINGS, Estimate, Status, complex_step, richardson, scales, table
+from jaxnet.gradcheck.evaluate import Directions, Target
+from jaxnet.gradcheck.gradients import Gradient
+from jaxnet.gradcheck.interpret import bind, walk
+from jaxnet.gradcheck.problem import Leaves, Problem, is_complex
+from jaxnet.gradcheck.widen import hoisted
+
+LIMIT = 10_000  # elements that are all looked at, one by one, ...
+_CHEAP_LIMIT = 100_000  # ... or these, where that is no more work than so many evaluations of f
+_SAMPLE = 2_000  # elements of a larger pytree
+_FORWARD_SAMPLE = 256  # elements
+_COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not decide
+_LARGE = 300  # equations, from which on the complex step is taken only where it is needed
+DIRECTIONS = 12  # random ones of each leaf of a larger pytree
+_WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
+_RUN_ON = (1, 8)  # more trips of loops that iterate until it is good enough
+
+
+class Lines(NamedTuple):
+    """Random directions of one leaf, for one projection of f."""
+
+    failed: list[str]
+    resolution: float
+    """The error of one element that could have escaped all of them."""
+
+
+class Round(NamedTuple):
+    """What was found of the elements that were looked at, for one projection of f."""
+
+    index: np.ndarray  # type: ignore[assignment]  # a tuple's method of that name is not used
+    leaf_of: np.ndarray
+    estimate: Estimate
+    largest: np.ndarray
+    """The largest derivative of each element's leaf."""
+    natural: np.ndarray
+    """f's value over each element's size."""
+    decided: np.ndarray
+    failed: dict[str, np.ndarray]
+    allowed: dict[str, np.ndarray]
+    """What each gradient may be off by; of its own values, where it has both."""
+    allowed_wide: dict[str, np.ndarray]
+    complex_values: np.ndarray | None
+    """NaN where it was not taken."""
+    complex_reason: str | None
+    approximate: float | None
+    """How good an approximation f is, relative to its derivative, where numbers decide how far it goes."""
+    lines: list[Lines]
+    """By leaf; empty where all elements were looked at."""
+    target: Target
+
+
+def projected(problem: Problem, weights: Leaves) -> Target:
+    """Return the weighted sum of f's outputs as a function of flat float64 numbers, where x64 is enabled."""
+    parts = [np.split(problem.flat, problem.starts[1:-1])[n].reshape(s) for n, s in enumerate(problem.shapes)]
+    context = [np.asarray(w).astype(complex if np.iscomplexobj(w) else np.float64) for w in weights]
+    if problem.wide is None:
+        return Target(
+            parts,
+            call=lambda new: _plain(problem, new, weights),
+            bounds=problem.bounds,
+            epsilon=_epsilon(problem),
+        )
+    wide = problem.wide.jaxpr
+
+    def function(*args: Any) -> Any:
+        new, weights = args[: len(parts)], args[len(parts) :]
+        leaves = [
+            p[0] + 1j * p[1] if is_complex(leaf) else p for p, leaf in zip(new, problem.leaves, strict=True)
+        ]
+        outputs = walk(wide.jaxpr, wide.consts, leaves, bind)
+        pairs = zip(outputs, weights, strict=True)
+        if problem.output.scalar:
+            return outputs[0]
+        return sum(jnp.sum(jnp.where(w != 0, jnp.real(out * w), 0)) for out, w in pairs)
+
+    jaxpr = hoisted(jax.make_jaxpr(function)(*parts, *context))
+    return Target(parts, jaxpr=jaxpr, context=context, bounds=problem.bounds)
+
+
+def entry_slope(problem: Problem, target: Target, index: int, step: float, place: int) -> float:
+    """Return the central difference of one of f's values by one element."""
+    weights: list[np.ndarray] = []
+    for value, start in zip(
+        problem.output.values, np.cumsum([0, *map(np.size, problem.output.values)]), strict=False
+    ):
+        weight = np.zeros(np.size(value), target.context[len(weights)].dtype)
+        if start <= place < start + weight.size:
+            weight[place - start] = 1
+        weights.append(weight.reshape(np.shape(value)))
+    x = target.flat[index]
+    with jax.enable_x64(True):
+        there = target.seen_through(weights)
+        change = there.elements(np.array([index]), np.array([[x + step, x - step]])).change[0]
+    return float((change[0] - change[1]) / ((x + step) - (x - step)))
+
+
+def _plain(problem: Problem, parts: Sequence[np.ndarray], weights: Leaves) -> Any:
+    flat = np.concatenate([part.ravel() for part in parts])
+    if np.iscomplexobj(flat):
+        if any(map(is_complex, problem.leaves)):
+            raise TypeError("f is of complex numbers")
+        leaves: Leaves = [part if part.ndim else part[()] for part in parts]
+    else:
+        leaves = problem.as_given(flat)
+    outputs = [np.asarray(out) for out in problem.call(leaves)]
+    if np.iscomplexobj(flat) and not any(map(np.iscomplexobj, outputs)):
+        raise TypeError("the value of f stays real for complex input")
+    total = sum(np.sum(np.where(w != 0, out * w, 0)) for out, w in zip(outputs, weights, strict=True))
+    return total if np.iscomplexobj(flat) else np.real(total)
+
+
+def _epsilon(problem: Problem) -> float:
+    arrays = [*problem.output.values, *(np.asarray(leaf) for leaf in problem.leaves)]
+    return max(float(jnp.finfo(array.dtype).eps) for array in arrays)
+
+
+def examine(
+    problem: Problem,
+    gradients: list[Gradient],
+    *,
+    limit: int | None,
+    seed: int,
+    rtol: float | None,
+    noise: float,
+) -> tuple[list[Round], list[Gradient]]:
+    """Judge every gradient against the numerical estimate, where x64 is enabled."""
+    total = int(problem.starts[-1])
+    first = projected(problem, problem.weights[0])
+    if limit is None:
+        cheap = total <= _CHEAP_LIMIT and first.work <= LIMIT
+        limit = total if cheap else LIMIT
+    exhaustive = total <= limit
+    index = np.arange(total) if exhaustive else _sample(problem, gradients, limit, seed)
+    directions = [] if exhaustive else _directions(problem, first, seed)
+    slopes: list[Any] = []
+    for number, gradient in enumerate(gradients):
+        if gradient.wide == [] and gradient.unavailable is None:
+            some = np.sort(np.random.default_rng(0).permutation(index)[:_FORWARD_SAMPLE])
+            found = directions or _directions(problem, first, seed)
+            gradients[number], slopes = ways.forward_some(problem, gradient, some, [d for d in found])
+            directions = found
+    rounds = []
+    for number, weights in enumerate(problem.weights):
+        target = first if number == 0 else projected(problem, weights)
+        rounds.append(_round(problem, target, gradients, index, number, rtol, noise))
+        if directions:
+            lines = _lines(problem, target, gradients, directions, number, rtol, noise, slopes, exhaustive)
+            rounds[-1] = rounds[-1]._replace(lines=lines)
+    return rounds, gradients
+
+
+def _sample(problem: Problem, gradients: list[Gradient], limit: int, seed: int) -> np.ndarray:
+    """Return the elements of a large pytree to look at: random ones, and those in dispute."""
+    rng = np.random.default_rng(seed)
+    quota = max(1, min(_SAMPLE, limit) // len(problem.sizes))
+    known = [g for g in gradients if g.unavailable is None and (g.wide or g.own)]
+    chosen = []
+    for start, size in zip(problem.starts, problem.sizes, strict=False):
+        leaf = slice(start, start + size)
+        chosen.append(start + rng.permutation(size)[:quota])
+        for gradient in known:
+            apart = np.abs(gradient.best(0)[leaf] - known[0].best(0)[leaf])
+            chosen.append(start + np.argsort(np.where(np.isnan(apart), np.inf, apart))[-8:])
+            chosen.append(start + np.argsort(np.abs(gradient.best(0)[leaf]))[-8:])
+    return np.unique(np.concatenate(chosen))
+
+
+def _round(
+    problem: Problem,
+    target: Target,
+    gradients: list[Gradient],
+    index: np.ndarray,
+    number: int,
+    rtol: float | None,
+    noise: float,
+) -> Round:
+    leaf_of = np.searchsorted(problem.starts, index, side="right") - 1
+    leaves = len(problem.sizes)
+    natural = abs(target.value) / scales(target.flat, target.sizes)[index]
+    known = [g for g in gradients if g.unavailable is None and (g.wide or g.own)]
+    blur = noise * abs(target.value)
+
+    def largest(found: Estimate) -> np.ndarray:
+        return judge.leaf_largest(found, leaf_of, leaves)
+
+    def wrong(found: Estimate) -> np.ndarray:
+        some = [failures(found, g, index, number, rtol, largest(found))[0] for g in known]
+        return np.any(some or [np.zeros(len(index), bool)], axis=0)
+
+    def decided(found: Estimate) -> np.ndarray:
+        return judge.resolved(found, largest(found), natural)
+
+    def unsettled(found: Estimate) -> np.ndarray:
+        return ~decided(found) | (wrong(found) & ~found.confirmed)
+
+    found = richardson(target, index, unsettled, noise=blur)
+    values, reason = _complex_step(target, index, found, decided(found), wrong(found))
+    apart = _apart(known, found, index, number)
+    if values is not None:
+        apart |= judge.denied(found, *values)
+    rows = np.flatnonzero(~decided(found) | wrong(found) | apart)
+    sharp = target.sharpened()
+    if (
+        rows.size
+        and sharp.sharp
+        and not (values is not None and _settled(found, values, rows, decided, wrong))
+    ):
+
+        def still_unsettled(some: Estimate) -> np.ndarray:
+            whole = judge.merged(found, some, rows)
+            return (unsettled(whole) | _apart(known, whole, index, number))[rows]
+
+        found = judge.merged(found, richardson(sharp, index[rows], still_unsettled, noise=blur), rows)
+    if values is not None:
+        found, denied = judge.by_complex_step(found, *values, decided(found))
+        if denied is not None:
+            reason, values = _not_analytic(found, values[0], denied, index), None
+    approximate = None
+    rows = np.flatnonzero(wrong(found))
+    if rows.size and problem.wide is not None and target.trips:
+        spread = _approximation(target, index[rows], found.step[rows])
+        size = np.abs(found.value)
+        if spread.any():
+            # What is so much off in one element is in the others, where it happens not to show.
+            approximate = float(np.max(spread / np.where(size[rows] > 0, size[rows], np.inf)))
+            error = np.where(np.isin(np.arange(len(index)), rows), approximate * size, 0.0)
+            found = found._replace(error=found.error + error)
+    known = [_remeasured(g, found, index, number, rtol, largest(found)) for g in known]
+    if not all(finite.all() for finite in problem.output.finite):
+        # What leads to the outputs that were left out alone may be anything.
+        found = found._replace(
+            error=np.where((found.value == 0) & _not_finite(known, index, number), np.inf, found.error)
+        )
+    if target.raised:
+        found = found._replace(error=np.where(found.status == Status.EDGE, np.inf, found.error))
+    judged = {g.name: failures(found, g, index, number, rtol, largest(found)) for g in known}
+    return Round(
+        index=index,
+        leaf_of=leaf_of,
+        estimate=found,
+        largest=largest(found),
+        natural=natural,
+        decided=decided(found) & ~_blurred(found, known, index, largest(found), natural),
+        failed={name: found[0] for name, found in judged.items()},
+        allowed={name: found[1] for name, found in judged.items()},
+        allowed_wide={name: found[2] for name, found in judged.items()},
+        complex_values=None if values is None else values[0],
+        complex_reason=reason,
+        approximate=approximate,
+        lines=[],
+        target=target,
+    )
+
+
+def _not_finite(known: list[Gradient], index: np.ndarray, number: int) -> np.ndarray:
+    """Return where some gradient is not finite."""
+    values = [g.own[number][index] for g in known if g.own] + [g.wide[number][index] for g in known if g.wide]
+    return np.any([np.zeros(len(index), bool), *(~np.isfinite(v) for v in values)], axis=0)
+
+
+def _remeasured(
+    gradient: Gradient,
+    found: Estimate,
+    index: np.ndarray,
+    number: int,
+    rtol: float | None,
+    largest: np.ndarray,
+) -> Gradient:
+    """Return a gradient that seems wrong with what rounding does to it measured, operation by operation."""
+    if gradient.rounding is None or not failures(found, gradient, index, number, rtol, largest)[0].any():
+        return gradient
+    noise = np.zeros(len(gradient.epsilon)) if gradient.noise is None else gradient.noise  # type: ignore[arg-type]
+    return gradient._replace(noise=np.fmax(noise, gradient.rounding(number)))
+
+
+def _blurred(
+    found: Estimate, known: list[Gradient], index: np.ndarray, largest: np.ndarray, natural: np.ndarray
+) -> np.ndarray:
+    """Return where a gradient's own noise is so large that it can be neither right nor wrong."""
+    result = np.zeros(len(index), bool)
+    for gradient in known:
+        if gradient.noise is not None and (gradient.wide is None or gradient.own is None):
+            noise = 8 * gradient.noise[index]
+            scale = np.maximum(1e-3 * np.maximum(largest, found.slope), 1e-6 * natural)
+            result |= noise > np.maximum(0.05 * np.abs(found.value), scale)
+    return result & (found.status != Status.KINK)
+
+
+def failures(
+    found: Estimate,
+    gradient: Gradient,
+    index: np.ndarray,
+    number: int,
+    rtol: float | None,
+    largest: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where a gradient is wrong, and what its own values, and those in float64, may be off by."""
+    wrong = np.zeros(len(index), bool)
+    assert gradient.epsilon is not None
+    epsilon = gradient.epsilon[index]
+    noise = np.zeros(len(index)) if gradient.noise is None else gradient.noise[index]
+    none = np.full(len(index), np.inf)
+    allowed = allowed_wide = none
+    if gradient.own is not None:
+        rounding = np.maximum(noise, epsilon * np.abs(np.nan_to_num(found.value)))
+        allowed = judge.tolerance(found, rounding, judge.rtol_of(epsilon, rtol, wide=False), largest).allowed
+        wrong |= judge.failed(gradient.own[number][index], found, allowed)
+    if gradient.wide:
+        narrow = judge.rtol_of(epsilon, rtol, wide=True)
+        allowed_wide = judge.tolerance(found, noise, narrow, largest).allowed
+        values = gradient.wide[number][index]
+        wrong |= judge.failed(values, found, allowed_wide)
+    if gradient.looked is not None:
+        wrong &= gradient.looked[index]
+    return wrong, allowed, allowed_wide
+
+
+def _apart(known: list[Gradient], found: Estimate, index: np.ndarray, number: int) -> np.ndarray:
+    """Return where a gradient in float64 is off by more than the error bar and rounding, mattering or not."""
+    result = np.zeros(len(index), bool)
+    for gradient in known:
+        values = gradient.wide or (
+            gradient.own if gradient.epsilon is None or gradient.epsilon.max() < 1e-15 else None
+        )
+        if values:
+            noise = 0.0 if gradient.noise is None else gradient.noise[index]
+            apart = judge.distance(values[number][index], found) > found.error + 8 * noise
+            result |= apart if gradient.looked is None else apart & gradient.looked[index]
+    return result
+
+
+def _settled(
+    found: Estimate, values: tuple[np.ndarray, np.ndarray], rows: np.ndarray, decided: Any, wrong: Any
+) -> bool:
+    """Return whether the complex step decides all that is open, and accuses nobody."""
+    sharper, denied = judge.by_complex_step(found, *values, decided(found))
+    return denied is None and bool((decided(sharper) & ~wrong(sharper))[rows].all())
+
+
+def _complex_step(
+    target: Target, index: np.ndarray, found: Estimate, good: np.ndarray, bad: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, str | None]:
+    """Return the complex step's values and errors, or why there are none."""
+    needed = ~good | bad
+    if target.jaxpr is not None and target.cost.equations > _LARGE and not needed.any():
+        return None, "not needed, and f is long to compile"
+    # Where the central difference does not decide, where something is wrong, and some of the rest.
+    order = np.lexsort((np.random.default_rng(0).permutation(len(index)), ~bad, good))
+    some = np.sort(order[: max(_COMPLEX_SAMPLE, int(needed.sum()))])
+    values, error = np.full(len(index), np.nan), np.full(len(index), np.inf)
+    try:
+        values[some], error[some] = complex_step(target, index[some])
+    except TypeError as reason:
+        return None, str(reason)
+    return (values, error), None
+
+
+def _not_analytic(found: Estimate, values: np.ndarray, row: int, index: np.ndarray) -> str:
+    return (
+        f"f is not analytic: {values[row]:.6g} for element {index[row]}, where the central difference is "
+        f"{found.value[row]:.6g}"
+    )
+
+
+def _approximation(target: Target, index: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return how far f's derivative moves where what iterates until it is good enough is run on.
+
+    Nothing where it moves so far that it is no such iteration.
+    """
+    x = target.flat[index]
+
+    def slopes(there: Target) -> np.ndarray:
+        change = there.elements(index, np.stack([x + step, x - step], axis=1)).change
+        return (change[:, 0] - change[:, 1]) / ((x + step) - (x - step))
+
+    plain = slopes(target)
+    run_on = np.max([np.abs(slopes(target.run_on(extra)) - plain) for extra in _RUN_ON], axis=0)
+    # What decides by numbers how far it goes is a little ragged; over wide steps that evens out.
+    size = scales(target.flat, target.sizes)[index]
+    ragged = np.full(len(index), np.inf)
+    for level in _WIDE:
+        steps = (size * 2.0**-level)[:, None] * HALVINGS
+        found = table(target, index, np.arange(len(index)), x[:, None], steps)
+        crossed = ~found.inside.all(axis=0)
+        ragged = np.fmin(ragged, np.where(crossed, np.abs(found.plain - plain), np.inf))
+    apart = np.fmax(*(np.where(some < 0.01 * np.abs(plain), some, 0.0) for some in (run_on, ragged)))
+    return np.where(np.isfinite(apart), 4 * apart, 0.0)
+
+
+def _directions(problem: Problem, target: Target, seed: int) -> list[np.ndarray]:
+    """Return random directions, so many for each leaf.
+
+    All elements of a leaf move by as much, in random senses: an error in any single one shows in each.
+    """
+    rng = np.random.default_rng(seed + 1)
+    scale = scales(target.flat, target.sizes)
+    found = []
+    for start, size in zip(problem.starts, problem.sizes, strict=False):
+        unit = float(scale[start : start + size].min()) if size else 1.0
+        for _ in range(DIRECTIONS):
+            direction = np.zeros(target.flat.size)
+            direction[start : start + size] = unit * rng.choice([-1.0, 1.0], size)
+            found.append(direction)
+    return found
+
+
+def _lines(
+    problem: Problem,
+    target: Target,
+    gradients: list[Gradient],
+    directions: list[np.ndarray],
+    number: int,
+    rtol: float | None,
+    noise: float,
+    slopes: list[Any],
+    exhaustive: bool,
+) -> list[Lines]:
+    """Compare slopes along random directions of each leaf."""
+    rows = np.arange(len(directions))
+    lines = Directions(target, lambda row: directions[row], len(directions))
+
+    def unsettled(found: Estimate) -> np.ndarray:
+        return ~found.confirmed | (found.error > 1e-8 * np.abs(found.value))
+
+    found = richardson(lines, rows, unsettled, noise=noise * abs(target.value))
+    result = []
+    for leaf, size in enumerate(problem.sizes):
+        here = slice(leaf * DIRECTIONS, (leaf + 1) * DIRECTIONS)
+        if not size:
+            result.append(Lines([], 0.0))
+            continue
+        some = Estimate(*(column[here] for column in found))
+        moves = np.stack(directions[here])
+        unit = float(np.abs(moves).max())
+        failed, resolution = [], 0.0
+        for gradient in gradients:
+            if gradient.unavailable is not None or (exhaustive and gradient.looked is None):
+                continue
+            if gradient.looked is not None:
+                mine = np.asarray(slopes[number])[here]
+                rounding = 1e-11 * np.abs(some.value) + 1e-13 * unit * size
+            else:
+                best = np.nan_to_num(gradient.best(number))
+                mine = moves @ gradient.best(number)
+                assert gradient.epsilon is not None and gradient.noise is not None
+                epsilon = gradient.epsilon if gradient.wide is None else np.full(len(best), 2.0**-52)
+                blur = np.hypot(epsilon * best, gradient.noise if gradient.wide is None else 0)
+                rounding = 8 * np.sqrt(moves**2 @ blur**2)
+                rounding = rounding + 1e-2 * judge.rtol_of(
+                    gradient.epsilon, rtol, wide=bool(gradient.wide)
+                ).max() * np.sqrt(moves**2 @ best**2)
+            allowed = some.error + rounding
+            if (np.isfinite(allowed) & ~(np.abs(mine - some.value) <= allowed)).any():
+                failed.append(gradient.name)
+            resolution = max(resolution, float(np.min(allowed)) / unit)
+        result.append(Lines(failed, resolution))
+    return result

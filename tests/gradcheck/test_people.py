@@ -1,0 +1,31 @@
+"""The second catalogue: functions as people write them, each with its right gradient and a wrong one."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from people import CASES, right_gradient, wrong_gradient
+
+from jaxnet import check_gradients
+
+
+def test_the_catalogue_is_large():
+    assert len(CASES) >= 60 and len({case.name for case in CASES}) == len(CASES)
+
+
+# Every other case in float32: `python -m benchmarks.checkers` runs all in both.
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_the_right_gradient_passes_beside_a_wrong_one_that_fails(number):
+    case, dtype = CASES[number], (np.float32, np.float64)[number % 2]
+    if case.needs and importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"needs {case.needs}, an extra of the tests")
+    f, args = case.build(dtype)
+    candidates = {"right": right_gradient(case, dtype), "wrong": wrong_gradient(case, dtype)}
+    report = check_gradients(f, *args, argnums=case.argnums, candidates=candidates, locate=False)
+    failed = {name for leaf in report.leaves for name in leaf.failed}
+    if case.expect == "inconclusive":
+        assert failed <= {"wrong"}, str(report)
+    else:
+        assert report.verdict == "fail" and failed == {"wrong"}, str(report)
+    assert not jax.config.jax_enable_x64
