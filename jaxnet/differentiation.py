@@ -146,7 +146,7 @@ def complex_step_gradient(f: Callable[[PyTree], Any], params: PyTree) -> PyTree:
         except TypeError as error:
             raise TypeError(f"f must be analytic for a complex step, but has {error}") from error
         found = richardson(target, everywhere, lambda found: mismatch(found, values))
-        # Where f jumps, or ends with a slope without end, there is nothing that the step could be right about.
+        # Where f jumps, or ends with a slope without end, there is nothing for the step to be right about.
         nothing = np.isinf(found.error) & ((found.status == Status.JUMP) | (found.status == Status.EDGE))
         wrong = np.flatnonzero(mismatch(found, values) | nothing)
         if wrong.size:

@@ -138,9 +138,8 @@ def _not_finite(problem: Problem) -> bool:
 
 def _origins(problem: Problem) -> Located:
     assert problem.traced is not None
-    weights = [
-        jnp.asarray(w).astype(v.dtype) for w, v in zip(problem.weights[0], problem.output.values, strict=True)
-    ]
+    types = [aval.dtype for aval in problem.traced.out_avals]
+    weights = [jnp.asarray(np.asarray(w).astype(t)) for w, t in zip(problem.weights[0], types, strict=True)]
     try:
         return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
     except Exception as error:  # a verdict is not to be lost because its cause cannot be found

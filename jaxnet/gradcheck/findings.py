@@ -449,7 +449,8 @@ def _matrix(known: list[Gradient], rounds: list[Round]) -> dict[str, dict[str, f
 
     for number, found in enumerate(rounds):
         wrong = np.any([np.zeros(len(found.index), bool), *found.failed.values()], axis=0)
-        seen = found.decided | wrong
+        # Between the slopes of a kink they need not agree.
+        seen = (found.decided & (found.estimate.status != Status.KINK)) | wrong
         for gradient in known:
             add(gradient.name, gradient.best(number)[found.index], seen & _rows(gradient, found))
         add(RICHARDSON, found.estimate.value, seen)

@@ -80,18 +80,9 @@ def autodiff(problem: Problem, modes: Sequence[str]) -> list[Gradient]:
                 raise
             reason = lines[0].split(". ")[0]
             found.append(Gradient(mode, unavailable=reason if known else f"{type(error).__name__}: {reason}"))
-    # Both modes compute the same sums in another order, with as much noise.
-    other = next((g for g in found if g.rounding is not None), None)
-    if other is None:
-        return found
-    return [
-        g._replace(rounding=g.rounding or other.rounding, noise=np.fmax(_or_nothing(g), _or_nothing(other)))
-        for g in found
-    ]
-
-
-def _or_nothing(gradient: Gradient) -> Any:
-    return 0.0 if gradient.noise is None else gradient.noise
+    # Both modes compute the same sums in another order.
+    other = next((g.rounding for g in found if g.rounding is not None), None)
+    return [g._replace(rounding=g.rounding or other) for g in found]
 
 
 def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
@@ -239,16 +230,19 @@ def _epsilons(problem: Problem, dtypes: Sequence[Any]) -> np.ndarray:
     return np.repeat([float(jnp.finfo(dtype).eps) for dtype in dtypes], problem.sizes)
 
 
+def _line(problem: Problem, relative: Any) -> list[np.ndarray]:
+    """Return points along a random line through the point, of a relative distance, within its bounds."""
+    rng = np.random.default_rng(0)
+    flat, (lower, upper) = problem.flat, problem.bounds
+    move = flat * relative * rng.uniform(0.5, 1, flat.size) * rng.choice([-1, 1], flat.size)
+    return [np.clip(flat + k * move, lower, upper) for k in range(_BESIDE)]
+
+
 def nearby(problem: Problem) -> list[Leaves]:
     """Return points along a random line through the point, a few roundings of its type apart."""
-    rng = np.random.default_rng(0)
-    flat = problem.flat
-    epsilon = np.repeat(
-        [float(jnp.finfo(getattr(x, "dtype", float)).eps) for x in problem.leaves], problem.sizes
-    )
-    move = flat * 4 * epsilon * rng.uniform(0.5, 1, flat.size) * rng.choice([-1, 1], flat.size)
-    lower, upper = problem.bounds
-    return [problem.as_given(np.clip(flat + k * move, lower, upper)) for k in range(_BESIDE)]
+    types = [getattr(leaf, "dtype", float) for leaf in problem.leaves]
+    epsilon = np.repeat([float(jnp.finfo(dtype).eps) for dtype in types], problem.sizes)
+    return [problem.as_given(flat) for flat in _line(problem, 4 * epsilon)]
 
 
 def scatter(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -269,9 +263,8 @@ def _forward(problem: Problem) -> Gradient:
         return Gradient("forward", wide=[], looked=looked, epsilon=np.full(total, 2.0**-52))
     everywhere, weights = np.arange(total), problem.weights[0]
     wide = [forward_elements(problem, everywhere, w, jaxpr) for w in problem.weights]
-    beside = [
-        forward_elements(problem, everywhere, weights, jaxpr, ravel(new)) for new in nearby(problem)[1:]
-    ]
+    line = _line(problem, 2.0**-50)
+    beside = [forward_elements(problem, everywhere, weights, jaxpr, flat) for flat in line[1:]]
 
     return Gradient("forward", wide=wide, noise=scatter([wide[0], *beside]), epsilon=np.full(total, 2.0**-52))
 
@@ -399,35 +392,39 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
     def weighted(blocks: list[Leaves], weights: Leaves) -> Leaves:
         return _weighted(problem, blocks, weights)
 
-    first = leaves_at(problem.leaves)
-    dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
-    own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
-    epsilon = _epsilons(problem, dtypes)
     count = len(problem.leaves)
 
     def in_blocks(flat: Any) -> list[Leaves]:
         return [list(flat[k : k + count]) for k in range(0, len(flat), count)]
 
-    wide = rounding = None
+    def traceable(*new: Any) -> list[Leaves]:
+        blocks = leaves_at(list(new))
+        if any(isinstance(leaf, (np.ndarray, float)) for block in blocks for leaf in block):
+            raise TypeError("NumPy's numbers are not JAX's: traced, they would change their type")
+        return blocks
+
+    widened = None
     try:
-        traced = hoisted(
-            jax.make_jaxpr(lambda *new: [list(b) for b in leaves_at(list(new))])(*problem.leaves)
-        )
-        points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)[1:]]
+        traced = hoisted(jax.make_jaxpr(traceable)(*problem.leaves))
+        first, *points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)]
         with jax.enable_x64(True):
             widened = widen(traced)
-            rounding = _rounding_of(
-                problem, widened.jaxpr, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
-            )
-            epsilon = np.maximum(
-                epsilon, 0.0 if widened.narrow == () else float(jnp.finfo(widened.narrowest).eps)
-            )
-            if (epsilon > 1e-15).any():
-                blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
-                wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]
     except Exception:  # it may be anything that runs: NumPy, SciPy; then its own values are what there is
-        wide = rounding = None
-        points = [leaves_at(point) for point in nearby(problem)[1:]]
+        first, *points = [leaves_at(point) for point in nearby(problem)]
+    dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
+    own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
+    epsilon = _epsilons(problem, dtypes)
+    wide = rounding = None
+    if widened is not None:
+        rounding = _rounding_of(
+            problem, widened.jaxpr, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
+        )
+        if widened.narrow:
+            epsilon = np.maximum(epsilon, float(jnp.finfo(widened.narrowest).eps))
+        if (epsilon > 1e-15).any():
+            with jax.enable_x64(True):
+                blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
+            wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]
     beside = [ravel(weighted(point, problem.weights[0]), gradient=True) for point in points]
     return Gradient(
         name,

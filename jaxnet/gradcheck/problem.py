@@ -17,7 +17,7 @@ from jaxnet.gradcheck.widen import Wide, hoisted, widen
 PyTree = Any
 Leaves = list[Any]
 _PROJECTIONS = 3  # of a function that is not scalar
-_RUNS = 3  # of f, to see whether it is deterministic
+_RUNS = 2  # of f, to see whether it is deterministic
 
 
 class Output(NamedTuple):

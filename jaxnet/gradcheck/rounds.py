@@ -209,7 +209,9 @@ def _round(
     apart = _apart(known, found, index, number)
     if values is not None:
         apart |= judge.denied(found, *values)
-    rows = np.flatnonzero(~decided(found) | wrong(found) | apart)
+    # Whom an independent estimate contradicts is wrong; where none confirms the differences they may be.
+    lone = ~_confirmed(known, found, index, number, values)
+    rows = np.flatnonzero(~decided(found) | ((wrong(found) | apart) & lone))
     sharp = target.sharpened()
     if (
         rows.size
@@ -236,7 +238,7 @@ def _round(
             approximate = float(np.max(spread / np.where(size[rows] > 0, size[rows], np.inf)))
             error = np.where(np.isin(np.arange(len(index)), rows), approximate * size, 0.0)
             found = found._replace(error=found.error + error)
-    known = [_remeasured(g, found, index, number, rtol, largest(found)) for g in known]
+    known = [_remeasured(g, found, index, number, rtol, largest(found), natural) for g in known]
     if not all(finite.all() for finite in problem.output.finite):
         # What leads to the outputs that were left out alone may be anything.
         found = found._replace(
@@ -276,9 +278,15 @@ def _remeasured(
     number: int,
     rtol: float | None,
     largest: np.ndarray,
+    natural: np.ndarray,
 ) -> Gradient:
-    """Return a gradient that seems wrong with what rounding does to it measured, operation by operation."""
-    if gradient.rounding is None or not failures(found, gradient, index, number, rtol, largest)[0].any():
+    """Return a gradient that seems wrong with what rounding does to it measured, operation by operation.
+
+    Where it is off by next to nothing of its leaf: rounding is no excuse for more.
+    """
+    bad = failures(found, gradient, index, number, rtol, largest)[0]
+    apart = judge.distance(gradient.best(number)[index], found)
+    if gradient.rounding is None or not (bad & (apart < 1e-6 * np.maximum(largest, natural))).any():
         return gradient
     noise = np.zeros(len(gradient.epsilon)) if gradient.noise is None else gradient.noise  # type: ignore[arg-type]
     return gradient._replace(noise=np.fmax(noise, gradient.rounding(number)))
@@ -337,6 +345,25 @@ def _apart(known: list[Gradient], found: Estimate, index: np.ndarray, number: in
             noise = 0.0 if gradient.noise is None else gradient.noise[index]
             apart = judge.distance(values[number][index], found) > found.error + 8 * noise
             result |= apart if gradient.looked is None else apart & gradient.looked[index]
+    return result
+
+
+def _confirmed(
+    known: list[Gradient],
+    found: Estimate,
+    index: np.ndarray,
+    number: int,
+    values: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
+    """Return where the complex step or a gradient in float64 says what the differences say."""
+    result = np.zeros(len(index), bool)
+    if values is not None:
+        result |= np.isfinite(values[0]) & ~judge.denied(found, *values)
+    for gradient in known:
+        best = gradient.wide or gradient.own
+        if best and (gradient.wide or (gradient.epsilon is not None and gradient.epsilon.max() < 1e-15)):
+            near = judge.distance(best[number][index], found) <= found.error + 1e-9 * np.abs(found.value)
+            result |= near & (found.error < 1e-3 * np.abs(found.value))
     return result
 
 

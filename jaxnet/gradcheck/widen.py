@@ -42,7 +42,8 @@ def widen(jaxpr: ClosedJaxpr) -> Wide:
     types: set[Any] = set()
 
     def run(inner: ClosedJaxpr, values: Values) -> Values:
-        return walk(inner.jaxpr, [wide_value(const) for const in inner.consts], values, rule)
+        found = walk(inner.jaxpr, [wide_value(const) for const in inner.consts], values, rule)
+        return [wide_value(value) for value in found]
 
     def rule(eqn: Any, values: Values) -> Values:
         name = eqn.primitive.name

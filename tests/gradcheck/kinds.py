@@ -1193,7 +1193,12 @@ def variables_of_flax():
 
 @kind(OTHERS, "ValueError")
 def no_leaf_to_differentiate():
-    return check(lambda p: jnp.float32(1.0), {"steps": 3, "none": None})
+    return check(lambda p: jnp.float32(1.0), {"none": None, "name": "linear"})
+
+
+@kind(OTHERS, "TypeError", "floating-point")
+def integers_and_nothing_else_to_differentiate():
+    return check(lambda p: jnp.sum(p["steps"] * 1.0), {"steps": np.arange(3)})
 
 
 # Misleading words

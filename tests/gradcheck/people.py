@@ -2348,7 +2348,7 @@ def natural_cubic_spline(draw):
         i = jnp.clip(jnp.searchsorted(x, t) - 1, 0, 5)
         a, b = (x[i + 1] - t) / h, (t - x[i]) / h
         s = a * y[i] + b * y[i + 1] + ((a**3 - a) * bend[i] + (b**3 - b) * bend[i + 1]) * h**2 / 6
-        return jnp.mean((s - np.sin(6 * t)) ** 2)
+        return jnp.mean((s - jnp.sin(6 * t)) ** 2)
 
     return loss, (draw.normal(7),)
 
