@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxnet.gradcheck.estimate import Estimate, Status, complex_step, mismatch, richardson
@@ -74,6 +75,8 @@ def numerical_gradient(f: Callable[[PyTree], Any], params: PyTree, h: int | floa
     with float64(f, args=(params,)), ordinary():
         point = _params_to_float64(params)
         _check_float64(f, point)
+        if _is_traced(point):
+            return jax.tree.map(_like, params, _inside_a_trace(f, point, h))
         target = _target(f, point)
         return jax.tree.map(_like, params, _unflatten(point, target, _central_differences(target, h)))
 
@@ -82,6 +85,21 @@ def _central_differences(target: Target, h: int | float) -> np.ndarray:
     ends = np.stack([target.flat + h, target.flat - h], axis=1)
     values = target.elements(np.arange(target.flat.size), ends).value
     return (values[:, 0] - values[:, 1]) / (2 * h)
+
+
+def _is_traced(point: PyTree) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(point))
+
+
+def _inside_a_trace(f: Callable[[PyTree], Any], point: PyTree, h: int | float) -> PyTree:
+    """Return central differences at a point that jit or vmap is tracing."""
+    flat, unravel = ravel_pytree(point)
+
+    def difference(index: Array) -> Array:
+        x = flat[index]
+        return (f(unravel(flat.at[index].set(x + h))) - f(unravel(flat.at[index].set(x - h)))) / (2 * h)
+
+    return unravel(jax.lax.map(difference, jnp.arange(flat.size)))
 
 
 class GradientEstimate(NamedTuple):
@@ -199,6 +217,11 @@ def gradient_descent(
     with float64(f, args=(init_x,)), ordinary():
         point = _params_to_float64(init_x)
         _check_float64(f, point)
+        if _is_traced(point):
+            for _ in range(step_num):
+                slopes = _inside_a_trace(f, point, STEP)
+                point = jax.tree.map(lambda leaf, slope: leaf - lr * slope, point, slopes)
+            return jax.tree.map(_like, init_x, point)
         target = _target(f, point)
         for _ in range(step_num):
             target = target.moved(target.flat - lr * _central_differences(target, STEP))
