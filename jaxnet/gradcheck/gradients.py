@@ -403,14 +403,16 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
             raise TypeError("NumPy's numbers are not JAX's: traced, they would change their type")
         return blocks
 
+    # As it is called: compiled, it may underflow elsewhere.
+    first = leaves_at(problem.leaves)
     widened = None
     try:
         traced = hoisted(jax.make_jaxpr(traceable)(*problem.leaves))
-        first, *points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)]
+        points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)[1:]]
         with jax.enable_x64(True):
             widened = widen(traced)
     except Exception:  # it may be anything that runs: NumPy, SciPy; then its own values are what there is
-        first, *points = [leaves_at(point) for point in nearby(problem)]
+        points = [leaves_at(point) for point in nearby(problem)[1:]]
     dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
     own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
     epsilon = _epsilons(problem, dtypes)

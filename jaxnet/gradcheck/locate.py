@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from jaxnet.gradcheck.interpret import bind, inside, literal, still_going
-from jaxnet.gradcheck.widen import frames, wide_value, widen
+from jaxnet.gradcheck.widen import frames, widen
 
 PyTree = Any
 Values = list[Any]
@@ -359,7 +359,7 @@ def _trace(flat: _Flat, ins: Values, cotangents: Values, kept: set[int]) -> _Tra
     literals = {s: v for s, v in flat.known.items() if s not in constants}
     stops = [n for n, op in enumerate(flat.ops) if op.name == "stop_gradient" and flat.plainly_from(op)]
 
-    def program(ins: Values, constants: Any, cotangents: Values, shake: Any, gates: dict[int, Any]) -> Any:
+    def program(ins: Values, constants: Any, cotangents: Values, noise: Any, gates: dict[int, Any]) -> Any:
         env = {**literals, **constants, **dict(zip(flat.ins, ins, strict=True))}
         for op in flat.ops:
             env.update(zip(op.outs, bind(op.eqn, [env[s] for s in op.ins]), strict=True))
@@ -388,29 +388,31 @@ def _trace(flat: _Flat, ins: Values, cotangents: Values, kept: set[int]) -> _Tra
                         rules = {k: jnp.ones_like(operands[k]) for k in wanted}
             reached.update([n] if plainly and rules else [])
             for k, g in rules.items():
-                add(op.ins[k], _shaken(g, shake, n + k) if gates else g)
+                add(op.ins[k], _shaken(g, noise[n + k :]) if gates else g)
             given.append(cts if n in kept else {})
             gave.append(rules if n in kept else {})
-        seen = {*flat.ins, *flat.outs, *(s for n in kept for s in (*flat.ops[n].ins, *flat.ops[n].outs))}
+        seen = {*flat.ins, *flat.outs, *(s for n in kept for s in flat.ops[n].ins)}
         gradient = [ct.get(s, jnp.zeros_like(env[s])) for s in flat.ins if flat.levels[s]]
         return {s: env[s] for s in seen - flat.known.keys()}, given[::-1], gave[::-1], gradient
 
-    size = sum(math.prod(getattr(v.aval, "shape", ())) for op in flat.ops for v in op.eqn.outvars)
-    run = _compiled(program, size)
+    sizes = [
+        math.prod(getattr(v.aval, "shape", ())) for op in flat.ops for v in (*op.eqn.invars, *op.eqn.outvars)
+    ]
+    run, most = _compiled(program, sum(sizes)), 2 * len(sizes) + max(sizes, default=0)
+    noise = np.random.default_rng(0).uniform(-1, 1, most if stops else 0)
 
     def again(shake: bool, opened: int) -> Any:
-        found = run(ins, constants, cotangents, np.bool_(shake), {n: np.bool_(n == opened) for n in stops})
+        found = run(ins, constants, cotangents, shake * noise, {n: np.bool_(n == opened) for n in stops})
         return found[0], *jax.tree.map(_wide, found[1:])
 
     values, cts, rules, gradient = again(False, -1)
     return _Trace(values | flat.known, cts, rules, failures, reached, gradient, lambda *a: again(*a)[1::2])
 
 
-def _shaken(g: Array, shake: Any, seed: int) -> Array:
-    """Return numbers with what rounding may do to them made a hundred times as large, where told so."""
+def _shaken(g: Array, noise: Array) -> Array:
+    """Return numbers with what rounding does to them made a hundred times as large."""
     most = min(100 * float(jnp.finfo(g.dtype).eps), 0.05)
-    factor = 1 + most * jnp.cos(seed + 1.3 * jnp.arange(g.size, dtype=g.dtype)).reshape(g.shape)
-    return jnp.where(shake, g * factor, g)
+    return g * (1 + most * noise[: g.size].astype(g.dtype)).reshape(g.shape)
 
 
 def _compiled(program: Callable[..., Any], size: int) -> Callable[..., Any]:
@@ -561,9 +563,9 @@ def _slopes(pieces: Sequence[_Piece]) -> Callable[[Sequence[_Piece]], list[_Slop
     def run(pieces: Sequence[_Piece]) -> list[_Slopes | None]:
         results: list[_Slopes | None] = [None] * len(pieces)
         with jax.enable_x64(True):
-            data = [([wide_value(_jax(v)) for v in p.ins], p.cts, p.directions) for p in pieces]
+            data = [(list(map(_wide, p.ins)), p.cts, p.directions) for p in pieces]
             groups = [[data[n] for n in some] for some in alike.values()]
-            stacked = [jax.tree.map(lambda *v: jnp.stack(v), *group) for group in groups]
+            stacked = [jax.tree.map(lambda *v: _stack(v), *group) for group in groups]
             for some, found in zip(alike.values(), compiled(stacked), strict=True):
                 for at, n in enumerate(some if found else []):
                     results[n] = _Slopes(*(np.asarray(v)[at] for v in found))
@@ -572,8 +574,10 @@ def _slopes(pieces: Sequence[_Piece]) -> Callable[[Sequence[_Piece]], list[_Slop
     return run
 
 
-def _jax(value: Any) -> Any:
-    return jnp.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
+def _stack(values: Sequence[Any]) -> Any:
+    """Return values with an axis of instances, in NumPy but for random keys: it compiles nothing."""
+    keys = jnp.issubdtype(values[0].dtype, jax.dtypes.extended)
+    return jnp.stack(values) if keys else np.stack([np.asarray(v) for v in values])
 
 
 def _moved(piece: _Piece, ins: Values, cts: Values, directions: Values) -> tuple[Any, Any, Any]:
@@ -672,7 +676,7 @@ def _verdict(piece: _Piece, slopes: _Slopes) -> _Verdict:
     if eps > 1e-15:
         try:
             with jax.enable_x64(True):
-                rules = pull([wide_value(_jax(v)) for v in piece.ins], list(map(_jax, piece.cts)))
+                rules = pull(list(map(_wide, piece.ins)), piece.cts)
         except Exception:  # a rule may insist on its own types
             return verdict._replace(allowed=allowed)
         reach = max(1.0, *(float(np.abs(d).max(initial=0)) for d in piece.directions))

@@ -17,7 +17,7 @@ from jax.experimental.ode import odeint
 from jax.scipy import special
 from planted import BATCH, FAULTS, W1, W2, X, late_square, normal, steep_tanh
 
-from jaxnet.gradcheck.locate import locate
+from jaxnet.gradcheck.locate import find_origins, locate
 
 RIGHT = {}
 
@@ -124,7 +124,7 @@ def lu_and_determinant(a):
 
 @right(normal(4, 4))
 def matrix_functions(a):
-    return jnp.sum(jax.scipy.linalg.expm(a / 4)) + jnp.trace(jnp.linalg.inv(a + 4 * jnp.eye(4)))
+    return jnp.sum(jnp.linalg.matrix_power(a / 4, 3)) + jnp.trace(jnp.linalg.inv(a + 4 * jnp.eye(4)))
 
 
 @right(normal(4, 4))
@@ -511,7 +511,7 @@ def test_flat_operations_through_which_a_gradient_would_flow_are_noted():
     expected = {
         f"no gradient flows through {k}, test_locate.py:{n} in f: it is flat" for k, n in marked.items()
     }
-    located = _found(f, X)
+    located = _found(f, np.array([1.5, 2.7, 3.2, 1.1], np.float32))
     assert located.origins == ()
     assert set(located.notes) == expected
     assert len(expected) == 4
