@@ -14,8 +14,8 @@ def test_the_catalogue_is_large():
     assert len(CASES) >= 200 and len(SOME) >= 40 and len({case.name for case in CASES}) == len(CASES)
 
 
-# Some of them, every other one in float32: `python -m benchmarks.checkers --only people` runs all in both. In the
-# one left out f itself raises: jax keeps the type, across x64, of NumPy's integers that f closes over.
+# Some of them, every other one in float32; `python -m benchmarks.checkers --only people` runs all in both.
+# In the one left out f itself raises: jax keeps the type, across x64, of NumPy's integers that f closes over.
 SOME = [n for n in range(0, 130, 3) if CASES[n].name != "conditional random field"]
 
 
