@@ -33,6 +33,7 @@ _KINK = slice(5, 8)  # steps at which a kink at the point itself shows as two sl
 _GROUPS = 256  # of elements judged by themselves, where an operation works element by element
 _BATCH = 2**22  # numbers evaluated at once
 _ITERATIONS, _COMPARED = 20_000, 300  # of a loop: that are gone through one by one, and that are compared
+_EPS = 2.0**-52
 _FEW = 10**6  # numbers that are computed sooner than a program is optimized
 
 # fmt: off
@@ -146,7 +147,8 @@ def find_origins(
     place, levels = _Place((), (), rng_seed), [_PLAINLY] * len(values)
     with jax.debug_nans(False), jax.debug_infs(False):
         origins, checked, notes = _examine(closed_jaxpr, list(values), list(cotangents), levels, place)
-    return Located(tuple(dict.fromkeys(origins)), checked, tuple(dict.fromkeys(notes)))
+    first = {origin[:5]: origin for origin in reversed(origins)}  # of what a line does more than once
+    return Located(tuple(reversed(first.values())), checked, tuple(dict.fromkeys(notes)))
 
 
 class _Place(NamedTuple):
@@ -170,18 +172,20 @@ def _examine(
         trace = _trace(flat, ins, cotangents, set(range(len(flat.ops))))
     suspects, checked = _compared(flat, trace, place.seed)
     suspects |= {n: ("stopped", detail) for n, detail in _stopped(flat, trace).items()}
-    suspects |= {n: ("not finite", detail) for n, detail in _not_finite(flat, trace).items() if broken}
+    if broken:
+        suspects |= {n: ("not finite", detail) for n, detail in _not_finite(flat, trace).items()}
     if trace.failures and not _has_derivative(closed, ins, cotangents, levels):
         suspects |= {n: ("no derivative", detail) for n, detail in trace.failures.items()}
     origins, notes = list[Origin](), _notes(flat, trace, place)
     for n, (kind, detail) in sorted(suspects.items()):
         op = flat.ops[n]
-        within = _inside(op, n, flat, trace, place)
-        origins += within.origins if within else ()
-        nothing = within is None or (kind in ("no derivative", "not finite") and not within.origins)
-        if kind and (nothing or (kind == "no derivative" and op.name == "while")):
+        within = _inside(op, n, flat, trace, place) or Located((), 0, ())
+        # A loop's or a branch's rule is jax's own: it is only as wrong as what is inside.
+        own = kind and not (op.name in ("cond", "scan", "while") and kind in ("wrong rule", "stopped"))
+        if (own and not within.origins) or (kind == "no derivative" and op.name == "while"):
             origins.append(_origin(op, place, kind, detail))
-        checked, notes = checked + (within.checked if within else 0), notes + (within.notes if within else ())
+        origins += within.origins
+        checked, notes = checked + within.checked, notes + within.notes
     return Located(tuple(origins), checked, notes)
 
 
@@ -388,7 +392,7 @@ def _trace(flat: _Flat, ins: Values, cotangents: Values, kept: set[int]) -> _Tra
                         rules = {k: jnp.ones_like(operands[k]) for k in wanted}
             reached.update([n] if plainly and rules else [])
             for k, g in rules.items():
-                add(op.ins[k], _shaken(g, noise[n + k :]) if gates else g)
+                add(op.ins[k], g if noise is None else _shaken(g, noise[n + k :]))
             given.append(cts if n in kept else {})
             gave.append(rules if n in kept else {})
         seen = {*flat.ins, *flat.outs, *(s for n in kept for s in flat.ops[n].ins)}
@@ -399,14 +403,17 @@ def _trace(flat: _Flat, ins: Values, cotangents: Values, kept: set[int]) -> _Tra
         math.prod(getattr(v.aval, "shape", ())) for op in flat.ops for v in (*op.eqn.invars, *op.eqn.outvars)
     ]
     run, most = _compiled(program, sum(sizes)), 2 * len(sizes) + max(sizes, default=0)
-    noise = np.random.default_rng(0).uniform(-1, 1, most if stops else 0)
 
-    def again(shake: bool, opened: int) -> Any:
-        found = run(ins, constants, cotangents, shake * noise, {n: np.bool_(n == opened) for n in stops})
+    def run_with(noise: Any, gates: dict[int, Any]) -> Any:
+        found = run(ins, constants, cotangents, noise, gates)
         return found[0], *jax.tree.map(_wide, found[1:])
 
-    values, cts, rules, gradient = again(False, -1)
-    return _Trace(values | flat.known, cts, rules, failures, reached, gradient, lambda *a: again(*a)[1::2])
+    def again(shake: bool, opened: int) -> Any:
+        noise = np.random.default_rng(0).uniform(-1, 1, most)
+        return run_with(shake * noise, {n: np.bool_(n == opened) for n in stops})[1::2]
+
+    values, cts, rules, gradient = run_with(None, {})
+    return _Trace(values | flat.known, cts, rules, failures, reached, gradient, again)
 
 
 def _shaken(g: Array, noise: Array) -> Array:
@@ -528,7 +535,7 @@ def _piece(
     shape = closed.out_avals[0].shape if closed.out_avals else ()
     alone = len(outs) == 1 and names <= _ELEMENTWISE and all(avals[k].shape == shape for k in wanted)
     alone = alone and all(getattr(a, "shape", None) in (shape, ()) for a in seen)
-    eps = max((float(jnp.finfo(a.dtype).eps) for a in seen if _inexact(a)), default=2.0**-52)
+    eps = max((float(jnp.finfo(a.dtype).eps) for a in seen if _inexact(a)), default=_EPS)
     key = f"{wanted} {closed}" if names <= _ELEMENTWISE else str(id(closed))
     groups = min(_GROUPS, max(math.prod(shape), 1)) if alone else 1
     return _Piece(closed, tuple(wanted), groups, eps, names, key, [], [], [], [])
@@ -611,13 +618,13 @@ def _grouped(xp: Any, terms: Any, groups: int) -> Any:
     return xp.pad(terms.ravel(), (0, -terms.size % groups)).reshape(groups, -1).sum(1)
 
 
-def _judged(piece: _Piece, slopes: _Slopes, rules: Values) -> _Verdict:
-    """Judge a rule by the numerical slopes at all steps."""
-    h, eps, own = _STEPS[:, None], piece.eps, piece.along(rules)
+def _judged(piece: _Piece, slopes: _Slopes, rules: Values, eps: float) -> _Verdict:
+    """Judge a rule by the numerical slopes at all steps; eps: of the type in which the rule was computed."""
+    h, own = _STEPS[:, None], piece.along(rules)
     solver = "while" in piece.within  # its value is good to a tolerance only
     with np.errstate(all="ignore"):
         up, down = slopes.change[:, :, 0], slopes.change[:, :, 1]
-        rounding = eps if any("callback" in name for name in piece.within) else 2.0**-52
+        rounding = piece.eps if any("callback" in name for name in piece.within) else _EPS
         sizes, terms = slopes.size.max(2) / h, piece.along(rules, absolute=True)
         uneven = np.maximum.accumulate(np.abs(up + down)[:, : -_FINEST - 1 : -1], 1)[:, ::-1] / 2
         uneven = np.concatenate([uneven[:, :1]] * (len(_STEPS) - _FINEST) + [uneven], 1)
@@ -636,9 +643,9 @@ def _judged(piece: _Piece, slopes: _Slopes, rules: Values) -> _Verdict:
         mismatch, bar = (np.take_along_axis(a, best, 1)[:, 0] for a in (beside, bar))
         size = np.take_along_axis(sizes, best + 1, 1)[:, 0]
         believable = (10 * bar <= size) | ((size == 0) & np.isfinite(bar) & (not solver))
-        relative = max(1e-6 if eps < 1e-15 else 1e-3, 8 * eps, 1e-2 * solver)
-        tiny = 100 * float(jnp.finfo(jnp.float64 if eps < 1e-15 else jnp.float32).tiny)
-        allowed = relative * np.maximum(size, terms)
+        relative = max(1e-6 if eps == _EPS else 1e-4, 4 * eps, 1e-2 * solver)
+        tiny = 100 * float(jnp.finfo(jnp.float64 if eps == _EPS else jnp.float32).tiny)
+        allowed = relative * size + min(relative, 100 * eps) * terms
         allowed += (16 * eps + 1e-3 * solver) * slopes.value
         allowed += tiny * sum(np.abs(d).sum() for d in piece.directions)
         # At a kink a rule may be anything between the slopes on the two sides.
@@ -653,37 +660,36 @@ def _judged(piece: _Piece, slopes: _Slopes, rules: Values) -> _Verdict:
 def _verdict(piece: _Piece, slopes: _Slopes) -> _Verdict:
     """Return the verdict on a piece's rule, with what rounding explains allowed for.
 
-    Under suspicion a rule is run again, in its own types at inputs a rounding beside, and in float64. One
-    that is right in float64 is wrong in its own type only where rounding explains nothing near what it says.
+    Under suspicion a rule is run again, in its own types at inputs a rounding beside, and without rounding.
+    One that is right without is wrong in its own type only where rounding explains nothing near what it says.
     """
-    verdict = _judged(piece, slopes, piece.rules)
+    verdict, eps, function = _judged(piece, slopes, piece.rules, piece.eps), piece.eps, piece.function
     if not verdict.wrong.any():
         return verdict
-    function, eps, rng = jaxpr_as_fun(piece.function), piece.eps, np.random.default_rng(0)
-    pull = jax.jit(lambda ins, cts: _pull(function, ins, piece.wanted, dict(enumerate(cts))))
-    cts = [jnp.asarray(g, a.dtype) for g, a in zip(piece.cts, piece.function.out_avals, strict=True)]
-    spread = np.zeros_like(verdict.slope)
+
+    def pull(ins: Values, cts: Values) -> Values:
+        return _pull(jaxpr_as_fun(function), ins, piece.wanted, dict(enumerate(cts)))
+
+    rng, run, spread = np.random.default_rng(0), jax.jit(pull), np.zeros_like(verdict.slope)
+    cts = [jnp.asarray(g, a.dtype) for g, a in zip(piece.cts, function.out_avals, strict=True)]
     for _ in range(3):
         ins = list(piece.ins)
         for k in piece.wanted:
-            near = piece.symmetric(
-                np.asarray(_wide(ins[k]) * (1 + eps * rng.choice([-1.0, 1.0], np.shape(ins[k]))))
-            )
-            ins[k] = jnp.asarray(near, piece.function.in_avals[k].dtype)
-        apart = piece.along(list(map(_wide, pull(ins, cts)))) - verdict.slope
+            near = np.asarray(_wide(ins[k]) * (1 + eps * rng.choice([-1.0, 1.0], np.shape(ins[k]))))
+            ins[k] = jnp.asarray(piece.symmetric(near), function.in_avals[k].dtype)
+        apart = piece.along(list(map(_wide, run(ins, cts)))) - verdict.slope
         spread = np.maximum(spread, np.nan_to_num(np.abs(apart)))
     allowed = verdict.allowed + 4 * spread
-    if eps > 1e-15:
-        try:
-            with jax.enable_x64(True):
-                rules = pull(list(map(_wide, piece.ins)), piece.cts)
-        except Exception:  # a rule may insist on its own types
-            return verdict._replace(allowed=allowed)
-        reach = max(1.0, *(float(np.abs(d).max(initial=0)) for d in piece.directions))
-        scale = reach * sum(float(np.abs(g).sum()) for g in piece.cts) + slopes.value
-        gross = 1e-2 * np.abs(verdict.slope) + 1e3 * eps * scale
-        allowed = np.where(_judged(piece, slopes, list(map(_wide, rules))).wrong, allowed, allowed + gross)
-    return verdict._replace(allowed=allowed)
+    if eps == _EPS:
+        return verdict._replace(allowed=allowed)
+    rule = jax.make_jaxpr(pull)(list(piece.ins), cts)
+    with jax.enable_x64(True):
+        rules = jaxpr_as_fun(widen(rule).jaxpr)(*map(_wide, piece.ins), *piece.cts)
+    reach = max(1.0, *(float(np.abs(d).max(initial=0)) for d in piece.directions))
+    scale = reach * sum(float(np.abs(g).sum()) for g in piece.cts) + slopes.value
+    gross = 1e-2 * np.abs(verdict.slope) + 1e3 * eps * scale
+    wide = _judged(piece, slopes, list(map(_wide, rules)), _EPS)
+    return verdict._replace(allowed=np.where(wide.wrong, allowed, allowed + gross))
 
 
 def _compared(flat: _Flat, trace: _Trace, seed: int) -> tuple[dict[int, tuple[str, str]], int]:
@@ -742,13 +748,26 @@ def _stopped(flat: _Flat, trace: _Trace) -> dict[int, str]:
     for n, op in enumerate(flat.ops):
         if op.name != "stop_gradient" or not flat.plainly_from(op) or 0 not in trace.cts[n]:
             continue
-        ct, (shaken, _), (_, opened) = trace.cts[n][0], trace.again(True, -1), trace.again(False, n)
+        ct, near = trace.cts[n][0], 100 * float(jnp.finfo(_type(op, 0)).eps)
+        after = [g for m in _after(flat, op) for g in trace.cts[m].values()]
+        if np.abs(ct).sum() <= near * max((np.abs(g).sum() for g in after), default=0):
+            continue  # without a second program
+        (shaken, _), (_, opened) = trace.again(True, -1), trace.again(False, n)
         pairs = list(zip(opened, trace.gradient, strict=True))
-        near = 100 * float(jnp.finfo(_type(op, 0)).eps)
         most = max((np.abs(v[np.isfinite(v)]).max(initial=0) for pair in pairs for v in pair), default=0)
         same = all((np.abs(a - b) <= near * most).all() for a, b in pairs)
         if np.abs(ct).sum() > np.abs(ct - shaken[n][0]).sum() and not same:
             found[n] = f"slope 0 by its rule, {ct.ravel()[np.abs(ct).argmax()]:.3g} numerically"
+    return found
+
+
+def _after(flat: _Flat, op: _Op) -> list[int]:
+    """Return the operations that depend on an operation."""
+    reached, found = set(op.outs), list[int]()
+    for n, other in enumerate(flat.ops):
+        if reached.intersection(other.ins):
+            reached.update(other.outs)
+            found.append(n)
     return found
 
 
@@ -786,14 +805,9 @@ def _described(op: _Op, flat: _Flat, trace: _Trace, rules: Any, cts: Any, values
         text = f"cotangent {ct:.3g} in, {element(gave):.3g} out: {text}"
     if value is not None:
         text += f" is {element(value):.3g} in {_type(op, 0)}"
-    reached = set(op.outs)
-    for after in flat.ops if gave is not None and ct == 0 else ():
-        if reached.intersection(after.ins):
-            if after.name == "select_n":
-                text += "; the where() after it hides the value, not the derivative: make the argument of "
-                text += f"{op.name} harmless with a second where() before it"
-                break
-            reached.update(after.outs)
+    if gave is not None and ct == 0 and any(flat.ops[n].name == "select_n" for n in _after(flat, op)):
+        text += "; the where() after it hides the value, not the derivative: make the argument of "
+        text += f"{op.name} harmless with a second where() before it"
     return text.replace("nan", "NaN")
 
 
@@ -876,7 +890,10 @@ def _inside(op: _Op, n: int, flat: _Flat, trace: _Trace, place: _Place) -> Locat
         plain = list(map(_wide, _pull(jaxpr_as_fun(primal), ins, list(rules), cts)))
     except Exception:  # the reason for which it has a rule
         return None
-    same = all(np.allclose(g, r, 1e-3, equal_nan=True) for g, r in zip(plain, rules.values(), strict=True))
+    pairs = [
+        (g, r, np.abs(r[np.isfinite(r)]).max(initial=0)) for g, r in zip(plain, rules.values(), strict=True)
+    ]
+    same = all(np.allclose(g, r, 1e-3, 1e-3 * most, equal_nan=True) for g, r, most in pairs)
     return _examine(primal, ins, given, levels, within) if same else None
 
 
@@ -901,10 +918,10 @@ def _iterations(
         carry = still_going(lanes[-1], new, carry) if lanes[-1].ndim else new
 
     if not states or len(states) == _ITERATIONS:
-        note = (
-            f"of {eqn.primitive.name}, {_where(eqn, place.calls)[0]}, {_ITERATIONS} iterations are too many"
+        too_many = (
+            f"{eqn.primitive.name}, {_where(eqn, place.calls)[0]}, has too many iterations to look into"
         )
-        return Located((), 0, (note + " to look into",) if states else ())
+        return Located((), 0, (too_many,) if states else ())
 
     def look(at: int) -> Located:
         iteration = f"iteration {at} of {eqn.primitive.name}"
@@ -927,7 +944,10 @@ def _iterations(
             ct = dict(zip(ct, passed, strict=True))
     piece = _piece(function, body.in_avals, wanted, list(given[0]))
     slopes, unclear = _slopes([piece]), list[int]()
+    sizes = [max((float(jnp.abs(g).max(initial=0)) for g in given[at].values()), default=0) for at in given]
     for at in np.unique(np.linspace(0, len(states) - 1, _COMPARED).astype(int)):
+        if sizes[len(states) - 1 - at] < 1e-6 * max(sizes):
+            continue  # what arrives there is too little to matter
         if not _finite([*given[at].values(), *(states[at][k] for k in wanted)]):
             return look(int(at))
         piece = piece.at(states[at], list(given[at].values()), rules[at], [[place.seed, k] for k in wanted])

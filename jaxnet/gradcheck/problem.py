@@ -1,5 +1,6 @@
 """What is checked: a function, its arguments, what of them is differentiated, and how it can be run."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +167,9 @@ def float64(*functions: Callable[..., Any], args: tuple[Any, ...] = ()) -> Itera
     NumPy arrays that a function closes over have one type within and another outside, which jax's caches do
     not tell apart: where there are any they are cleared on the way in and out.
     """
-    mixed = not jax.config.read("jax_enable_x64") and any(_holds_numpy(f, args) for f in functions)
+    mixed = not jax.config.read("jax_enable_x64") and any(
+        _closes_over_numpy(f) or _holds_numpy(f, args) for f in functions
+    )
     if mixed:
         jax.clear_caches()
     try:
@@ -175,6 +178,26 @@ def float64(*functions: Callable[..., Any], args: tuple[Any, ...] = ()) -> Itera
     finally:
         if mixed:
             jax.clear_caches()
+
+
+def _closes_over_numpy(value: Any, depth: int = 4) -> bool:
+    """Return whether NumPy's arrays are among what a function names.
+
+    Such a function is not traced for them: where a trace fails, jax keeps the types that it gave them.
+    """
+    if isinstance(value, functools.partial):
+        return any(_closes_over_numpy(v, depth) for v in (value.func, *value.args, *value.keywords.values()))
+    if inspect.ismethod(value):
+        value = value.__func__
+    if not depth or not inspect.isfunction(value):
+        return any(isinstance(leaf, np.ndarray) and leaf.ndim for leaf in jax.tree.leaves(value))
+    if str(value.__module__).partition(".")[0] in ("jax", "numpy"):
+        return False
+    try:
+        named = inspect.getclosurevars(value)
+    except ValueError:  # a name that has no value yet; to clear caches is always right
+        return True
+    return any(_closes_over_numpy(v, depth - 1) for v in (*named.nonlocals.values(), *named.globals.values()))
 
 
 def _holds_numpy(f: Callable[..., Any], args: tuple[Any, ...]) -> bool:
