@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
 
+import jaxnet
 import reference_numpy
 from benchmarks.gradient_catalogue import CASES, Case
 from jaxnet import check_gradients, datasets, network, numerical_gradient
@@ -109,42 +110,49 @@ def accuracy() -> None:
 class Counted(NamedTuple):
     """What a checker made of a catalogue."""
 
-    caught: int
-    wrong: int
-    alarms: int
-    right: int
-    undecided: int
-    exceptions: int
-    seconds: list[float]
+    caught: int = 0
+    wrong: int = 0
+    alarms: int = 0
+    right: int = 0
+    undecided: int = 0
+    exceptions: int = 0
+    seconds: tuple[float, ...] = ()
+
+    def and_one(self, verdict: str, right: bool, seconds: float) -> "Counted":
+        return Counted(
+            self.caught + (not right and verdict == "fail"),
+            self.wrong + (not right),
+            self.alarms + (right and verdict == "fail"),
+            self.right + right,
+            self.undecided + (verdict == "inconclusive"),
+            self.exceptions + (verdict not in ("pass", "fail", "inconclusive")),
+            (*self.seconds, seconds),
+        )
 
 
-def people(checker: str, most: int | None) -> Counted:
-    """Run a checker over the second catalogue."""
+def people(most: int | None) -> dict[str, Counted]:
+    """Run the checkers over the second catalogue, one after the other on each function."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "gradcheck"))
     from people import CASES as PEOPLE  # type: ignore[import-not-found]
     from people import right_gradient, wrong_gradient
 
-    caught = wrong = alarms = right = undecided = exceptions = 0
-    seconds = []
+    found = {"jaxnet": Counted(), "jax check_grads": Counted()}
     for case in PEOPLE[:most]:
         for dtype in (np.float32, np.float64):
-            for make, is_right in ((right_gradient, True), (wrong_gradient, False)):
-                right, wrong = right + is_right, wrong + (not is_right)
-                start = time.perf_counter()
-                try:
-                    verdict = _people_verdict(checker, case, dtype, make(case, dtype))
-                except Exception as error:  # what a checker raises on is what is counted
-                    verdict = f"{type(error).__name__}: {error}".splitlines()[0]
-                    exceptions += 1
-                seconds.append(time.perf_counter() - start)
-                caught += not is_right and verdict == "fail"
-                alarms += is_right and verdict == "fail"
-                undecided += verdict == "inconclusive"
-                expected = "pass" if is_right else "fail"
-                if verdict != expected:
-                    side = "right" if is_right else "wrong"
-                    print(f"  {checker}: {case.name}, {np.dtype(dtype).name}, {side}: {verdict}", flush=True)
-    return Counted(caught, wrong, alarms, right, undecided, exceptions, seconds)
+            for make, right in ((right_gradient, True), (wrong_gradient, False)):
+                for checker in found:
+                    jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+                    start = time.perf_counter()
+                    try:
+                        verdict = _people_verdict(checker, case, dtype, make(case, dtype))
+                    except Exception as error:  # what a checker raises on is what is counted
+                        verdict = f"{type(error).__name__}: {error}".splitlines()[0]
+                    found[checker] = found[checker].and_one(verdict, right, time.perf_counter() - start)
+                    if verdict != ("pass" if right else "fail"):
+                        side = "right" if right else "wrong"
+                        name = np.dtype(dtype).name
+                        print(f"  {checker}: {case.name}, {name}, {side}: {verdict}", flush=True)
+    return found
 
 
 def _people_verdict(checker: str, case: Any, dtype: Any, gradient: Callable) -> str:
@@ -181,9 +189,9 @@ def _people_verdict(checker: str, case: Any, dtype: Any, gradient: Callable) -> 
 
 
 def second_catalogue(most: int | None) -> None:
+    results = people(most)
     print(f"{'':24}{'caught':>12}{'false alarms':>14}{'undecided':>11}{'exceptions':>12}{'median s':>10}")
-    for checker in ("jaxnet", "jax check_grads"):
-        found = people(checker, most)
+    for checker, found in results.items():
         caught, alarms = f"{found.caught}/{found.wrong}", f"{found.alarms}/{found.right}"
         middle = float(np.median(found.seconds))
         print(
@@ -212,6 +220,67 @@ def first_check() -> float:
         check_gradients(function, np.array([0.3, 0.6, 0.9]) + number)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))
+
+
+def heavy() -> None:
+    """Functions that take long to compile, beside the time to compile and run their own gradient."""
+    import optax
+    from jax.experimental.ode import odeint
+
+    key = jax.random.key(0)
+    logits = np.random.default_rng(0).normal(size=(2, 12, 6))
+    labels, none = np.array([[1, 2, 3, 4], [2, 2, 5, 0]]), np.zeros((2, 12))
+    padding = np.array([[0, 0, 0, 0], [0, 0, 0, 1.0]])
+    times, start = np.linspace(0, 2, 5), np.array([1.0, 0.5])
+
+    def populations(y: Any, t: Any, p: Any) -> Any:
+        return jnp.stack([p[0] * y[0] - p[1] * y[0] * y[1], p[2] * y[0] * y[1] - p[3] * y[1]])
+
+    functions: dict[str, tuple[Callable, Any]] = {
+        "gamma": (lambda a: (jax.random.gamma(key, a, dtype=a.dtype) ** 2).sum(), np.array([0.7, 2.3, 5.1])),
+        "gamma distribution": (
+            lambda a: jax.scipy.stats.gamma.logcdf(jnp.array([0.5, 2.0, 4.0]), a).sum(),
+            np.array([0.7, 2.3, 5.1]),
+        ),
+        "dirichlet": (
+            lambda a: jnp.log(jax.random.dirichlet(key, a, dtype=a.dtype)).mean(),
+            np.array([0.7, 2.3, 5.1]),
+        ),
+        "CTC": (lambda z: optax.ctc_loss(z, none, labels, padding).sum(), logits),
+        "adaptive ODE": (
+            lambda p: (odeint(populations, start, times, p) ** 2).sum(),
+            np.array([1.0, 0.8, 0.6, 0.9]),
+        ),
+    }
+    for name, (f, x) in functions.items():
+        jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+        with jax.enable_x64(True):
+            own = timed(lambda f=f, x=x: jax.block_until_ready(jax.jit(jax.grad(f))(x)), 1)  # type: ignore[misc]
+        jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+        check = timed(lambda f=f, x=x: check_gradients(f, x), 1)  # type: ignore[misc]
+        print(f"{name}: {check:.1f} s, its own gradient {own:.1f} s: {check / own:.1f} x")
+
+
+def located() -> None:
+    """The operation with a wrong rule among 100."""
+
+    @jax.custom_jvp
+    def wrong(v: Any) -> Any:
+        return jnp.tanh(v)
+
+    wrong.defjvps(lambda dv, out, v: 0.9 * dv * (1 - out**2))
+
+    def f(v: Any) -> Any:
+        for number in range(33):
+            v = jnp.sin(wrong(v) if number == 16 else jnp.cos(v)) + v * 0.5
+        return v.sum()
+
+    start = time.perf_counter()
+    origins = jaxnet.locate(f, np.array([0.3, 0.6, 0.9]))
+    seconds = time.perf_counter() - start
+    count = len(jax.make_jaxpr(f)(np.ones(3)).eqns)
+    names = ", ".join(f"{o.operation} {o.name}" for o in origins)
+    print(f"locate among {count} operations: {seconds:.1f} s: {names}")
 
 
 def speed() -> None:
@@ -249,6 +318,8 @@ def speed() -> None:
     print(f"numerical_gradient of 784-50-10: {once:.2f} s with compilation, {again:.2f} s after")
     generic = timed(lambda: check_gradients(function, vector).matrix)
     print(f"the exhaustive check of a function of 10,000 elements, second run: {generic:.1f} s")
+    located()
+    heavy()
 
 
 def main() -> None:

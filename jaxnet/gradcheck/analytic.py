@@ -4,7 +4,7 @@ A function that is analytic but for its decisions carries the step through: `Im 
 derivative. What decides, decides by the real part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,21 @@ _REAL_ONLY = {
     "cholesky", "conj", "eig", "eigh", "geqrf", "householder_product", "imag", "qr", "real", "svd",
 }
 # fmt: on
+# Of these XLA's complex forms lose the digits of a tiny imaginary part, do not reduce a large argument, or go
+# on where the real function ends.
+_SLOPES: dict[str, Callable[[Any], Any]] = {
+    "acos": lambda x: -1 / jnp.sqrt((1 - x) * (1 + x)),
+    "acosh": lambda x: 1 / (jnp.sqrt(x - 1) * jnp.sqrt(x + 1)),
+    "asin": lambda x: 1 / jnp.sqrt((1 - x) * (1 + x)),
+    "cbrt": lambda x: 1 / (3 * jnp.cbrt(x) ** 2),
+    "cos": lambda x: -jnp.sin(x),
+    "cosh": jnp.sinh,
+    "expm1": jnp.exp,
+    "sin": jnp.cos,
+    "sinh": jnp.cosh,
+    "sqrt": lambda x: 0.5 / jnp.sqrt(x),
+    "tan": lambda x: 1 + jnp.tan(x) ** 2,
+}
 
 
 def evaluate(eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -31,7 +46,13 @@ def evaluate(eqn: Any, values: Sequence[Any]) -> list[Any]:
         if any(jnp.issubdtype(atom.aval.dtype, jnp.complexfloating) for atom in [*eqn.invars, *eqn.outvars]):
             raise TypeError(f"{eqn.primitive.name} is complex by itself")
         return _bind_complex(eqn, list(values))
-    return bind(eqn, values)
+    found = bind(eqn, values)
+    kind = eqn.outvars[0].aval.dtype if eqn.primitive.name in ("ceil", "floor", "rem", "round") else bool
+    if jnp.issubdtype(kind, jnp.floating):
+        # Where all numbers are whole, none beside a point is on the same step.
+        whole = values[0] / values[1] if len(values) > 1 else values[0]
+        return [jnp.where(jnp.abs(whole) < 2.0**52, found[0], jnp.nan)]
+    return found
 
 
 def _bind_complex(eqn: Any, values: list[Any]) -> list[Any]:
@@ -44,6 +65,9 @@ def _bind_complex(eqn: Any, values: list[Any]) -> list[Any]:
         return bind(eqn, [v.real if np.iscomplexobj(v) else v for v in values])
     if name in _EXTREMA:
         return [jnp.where(_EXTREMA[name](values[0].real, values[1].real), *values)]
+    if name in _SLOPES:
+        x = values[0].real
+        return [lax.complex(bind(eqn, [x])[0], values[0].imag * _SLOPES[name](x))]
     if name == "abs":
         return [jnp.where(values[0].real < 0, -values[0], values[0])]
     if name == "clamp":
@@ -52,6 +76,8 @@ def _bind_complex(eqn: Any, values: list[Any]) -> list[Any]:
     if name == "rem":
         x, y = values
         return [x - y * jnp.trunc(x.real / y.real)]
+    if name == "atan2":
+        return [_complex_angle(*values)]
     if name == "pow":
         return [_complex_power(*values)]
     if name in ("reduce_max", "reduce_min"):
@@ -85,13 +111,18 @@ def _scatter(eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _complex_power(x: Any, y: Any) -> Any:
-    """Return x^y near the real axis; of a negative x with a whole y, where the logarithm's branch is not."""
-    base, step = jnp.real(x), jnp.imag(x)
-    real = base ** jnp.real(y)
-    slope = jnp.where(base == 0, 0.0, jnp.real(y) * step / jnp.where(base == 0, 1.0, base))
-    negative = real * (1 + 1j * slope)
+    """Return x^y near the real axis; of a base that is not positive by its slope."""
+    base, step, exponent = jnp.real(x), jnp.imag(x), jnp.real(y)
+    slope = jnp.where(exponent == 0, 0.0, exponent * base ** (exponent - 1))
     positive = jnp.power(jnp.where(base > 0, x, 1.0), y)
-    return jnp.where(base > 0, positive, jnp.where(base < 0, negative, jnp.power(x + 0j, y)))
+    return jnp.where(base > 0, positive, lax.complex(base**exponent, slope * step))
+
+
+def _complex_angle(y: Any, x: Any) -> Any:
+    """Return the angle of (x, y) near the real plane: by logarithms a small one would be lost."""
+    far = jnp.hypot(jnp.real(x), jnp.real(y))
+    step = jnp.real(x) / far * (jnp.imag(y) / far) - jnp.real(y) / far * (jnp.imag(x) / far)
+    return lax.complex(jnp.arctan2(jnp.real(y), jnp.real(x)), step)
 
 
 def _complex_convolution(eqn: Any, x: Any, w: Any) -> Any:

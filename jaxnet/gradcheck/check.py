@@ -18,6 +18,7 @@ from jaxnet.gradcheck.findings import gradient_report
 from jaxnet.gradcheck.gradients import autodiff, hand_written, pull_back
 from jaxnet.gradcheck.locate import Located, find_origins
 from jaxnet.gradcheck.problem import Problem
+from jaxnet.gradcheck.progress import doing, told
 from jaxnet.gradcheck.report import COMPLEX, RICHARDSON, GradientReport, worst_of
 from jaxnet.gradcheck.rounds import examine
 
@@ -87,6 +88,7 @@ def check_gradients(
 
     def check(args: tuple[Any, ...]) -> list[GradientReport]:
         with ExitStack() as stack:
+            stack.enter_context(told("check_gradients"))
             stack.enter_context(problems.ordinary())
             if problems.in_float64(args, argnums):
                 functions = [f, *(c for c in candidates.values() if callable(c))]
@@ -141,7 +143,8 @@ def _origins(problem: Problem) -> Located:
     types = [aval.dtype for aval in problem.traced.out_avals]
     weights = [jnp.asarray(np.asarray(w).astype(t)) for w, t in zip(problem.weights[0], types, strict=True)]
     try:
-        return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
+        with doing("where it arises"):
+            return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
     except Exception as error:  # a verdict is not to be lost because its cause cannot be found
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 

@@ -41,6 +41,7 @@ def _logistic(m: Move) -> Any:
 
 DIFFERENCES: dict[str, Callable[[Move], Any]] = {
     "cos": lambda m: -2 * jnp.sin(m.a + m.c / 2) * jnp.sin(m.c / 2),
+    "cosh": lambda m: 2 * jnp.sinh(m.a + m.c / 2) * jnp.sinh(m.c / 2),
     "exp": lambda m: m.f * jnp.expm1(m.c),
     "expm1": lambda m: jnp.exp(m.a) * jnp.expm1(m.c),
     "log": lambda m: jnp.log1p(m.c / m.a),
@@ -48,7 +49,9 @@ DIFFERENCES: dict[str, Callable[[Move], Any]] = {
     "logistic": _logistic,
     "rsqrt": lambda m: -m.c * m.f * m.g / (jnp.sqrt(m.a) + jnp.sqrt(m.b)),
     "sin": lambda m: 2 * jnp.cos(m.a + m.c / 2) * jnp.sin(m.c / 2),
+    "sinh": lambda m: 2 * jnp.cosh(m.a + m.c / 2) * jnp.sinh(m.c / 2),
     "sqrt": lambda m: m.c / (m.f + m.g),
+    "tan": lambda m: jnp.sin(m.c) / (jnp.cos(m.a) * jnp.cos(m.b)),
     "tanh": _tanh,
 }
 

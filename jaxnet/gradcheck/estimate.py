@@ -307,17 +307,20 @@ def _choose(
     steady = (t.leap > 0.8 * t.reach) & (t.leap < 1.25 * t.reach) & (t.leap > 1e-9 * abs(middle))
     leap = np.where(steady, t.leap, 0.0).max(axis=0)
     alike = steady & (t.leap > 0.6 * leap) & (t.leap < 1.6 * leap)
-    tried = np.isfinite(t.leap).sum(axis=0)
+    tried = np.isfinite(t.leap).sum(axis=0)  # [2, n]
     jumps = (alike.sum(axis=0) >= 4) & (alike.sum(axis=0) > 0.6 * tried)
     jumped = jumps.any(axis=0) & (np.isinf(error) | kink | (error > np.abs(value)))
     status[jumped] = Status.JUMP
     status[np.isinf(t.side_truncation).all(axis=(0, 1))] = Status.NOT_FINITE
+    chosen_step = np.where(kink, t.step[chosen, everyone].min(axis=0), step)
+    narrow = ((t.step < chosen_step).sum(axis=0) <= 1) & (tried.max(axis=0) > 4)
+    size = np.maximum(np.abs(low), np.abs(high))
+    last = ((status == Status.EDGE) | narrow) & (size > 0)
     return Estimate(
         value=value,
-        # At an end of f an error as large as the slope is that of a slope without end, as a root's.
-        error=np.where(
-            np.isnan(value) | jumped | ((status == Status.EDGE) & (error > abs(value) / 10)), np.inf, error
-        ),
+        # At an end of f, or over the narrowest steps alone, an error as large as the slope is that of a slope
+        # without end, as a root's.
+        error=np.where(np.isnan(value) | jumped | (last & (error > size / 10)), np.inf, error),
         low=low,
         high=high,
         step=step,
@@ -384,8 +387,7 @@ def complex_step(
     Raises:
         TypeError: f does not take complex numbers, or takes them and returns a real one.
     """
-    x, scale = target.flat[index], scales(target.flat, target.sizes)[index]
-    h = _COMPLEX_STEP * np.maximum(np.where(x == 0, scale, np.abs(x)), 1e-100)
+    x, h = _imaginary(target, index)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a cast that drops the imaginary part only warns
@@ -394,8 +396,23 @@ def complex_step(
     except NO_COMPLEX as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"a real-only operation: {reason}") from error
-    values, spread = found[:, 0], np.abs(found[:, 1:] - found[:, :1]).max(axis=1)
+    apt = (x == 0) | (h < 1e-10 * np.abs(x))
+    values, spread = np.where(apt, found[:, 0], np.nan), np.abs(found[:, 1:] - found[:, :1]).max(axis=1)
     return values, 4 * np.where(np.isfinite(spread), spread, 0) + 32 * _EPSILON * np.abs(values)
+
+
+def _imaginary(target: Target, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x, scale = target.flat[index], scales(target.flat, target.sizes)[index]
+    return x, _COMPLEX_STEP * np.maximum(np.where(x == 0, scale, np.abs(x)), 1e-100)
+
+
+def complex_rounding(
+    target: Target, index: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Return how far random roundings take the complex step: numbers near a point may all round alike."""
+    x, h = _imaginary(target, index)
+    apart = target.blurred(index, x + 1j * h).imag / h[:, None] - values[:, None]
+    return 4 * np.nan_to_num(np.abs(apart)).max(axis=1)
 
 
 def mismatch(found: Estimate, values: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

@@ -15,9 +15,10 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Float, Int
 
-from jaxnet.gradcheck.interpret import holds, inside
+from jaxnet.gradcheck.interpret import bind, holds, inside, walk
 from jaxnet.gradcheck.perturb import Change, moved, replaced
 from jaxnet.gradcheck.pieces import with_piece
+from jaxnet.gradcheck.rounding import SEEDS, rounded
 
 CHUNK_BYTES = 2**24  # of intermediate values at once: bounded memory, and no more than a cache holds
 _SMALL_CHUNK = 64  # evaluations: of a few elements, or along lines
@@ -27,6 +28,8 @@ _FOLLOWED = (
     500  # equations, beyond which changes are not followed through a function: compiling takes too long
 )
 _FOLLOWING = 5  # operations for each of f's own, to follow a change and its rounding through it
+_FEW = 1e7  # operations, which take less time than it takes to optimize a program
+_STEPS = 30  # evaluations that an element gets, about
 _KEPT = 128  # compiled programs
 _FOREVER = 2**31 - 1
 # As many more trips than at the point itself does a while loop get before its result counts as not finite.
@@ -37,16 +40,32 @@ NO_COMPLEX = (TypeError, ValueError, NotImplementedError, Warning)
 _programs: OrderedDict[Any, tuple[Callable[..., Any], Any]] = OrderedDict()
 
 
-def program(kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled; an equal one again, as its kind and the text of the jaxpr it runs tell."""
+def program(
+    kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any], evaluations: int = 1
+) -> Callable[..., Any]:
+    """Return a function compiled; an equal one again, as its kind and the text of the jaxpr it runs tell.
+
+    evaluations: how often, about, the jaxpr is run by it.
+    """
     key = kind, str(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
     if key not in _programs:
+        few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW and jax.default_backend() == "cpu"
+        options = {"xla_backend_optimization_level": 0} if few else None
         # The jaxpr is kept too: its text may hold addresses, which must not be used again meanwhile.
-        _programs[key] = jax.jit(function), jaxpr
+        _programs[key] = jax.jit(function, compiler_options=options), jaxpr
         if len(_programs) > _KEPT:
             _programs.popitem(last=False)
     _programs.move_to_end(key)
     return _programs[key][0]
+
+
+def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
+    """Return a jaxpr's results, compiled; again for an equal one."""
+
+    def function(consts: Any, args: Any) -> Any:
+        return walk(jaxpr.jaxpr, consts, args, bind)
+
+    return [np.asarray(leaf) for leaf in program(kind, jaxpr, function)(jaxpr.consts, list(args))]
 
 
 class Moved(NamedTuple):
@@ -143,6 +162,10 @@ class Target:
             self._at_middle = self._run("plain", *self._line(np.zeros(1)), np.zeros_like(self.flat))
         return self._at_middle
 
+    def decides_otherwise(self, there: "Target") -> bool:
+        """Return whether the same function decides otherwise at another point itself."""
+        return bool(self._middle().crossed[0] != there._middle().crossed[0])
+
     def _weigh(self, operations: float) -> None:
         self.work = 0.0
         for part, size in enumerate(self.sizes):
@@ -209,6 +232,31 @@ class Target:
         found = self._moved(*self._line(steps), direction)
         return Moved(*map(np.asarray, (found.change, found.error, found.value, found.crossed)))
 
+    def blurred(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return the function with element index[i] replaced by values[i], rounded at random: [n, seeds].
+
+        A loop may never end because of them: NaN where there is any.
+        """
+        jaxpr = self.jaxpr
+        if jaxpr is None or self.one_by_one or holds(jaxpr.jaxpr, "while"):
+            return np.full((len(index), len(SEEDS)), np.nan)
+
+        def one(index: Any, value: Any, seed: Any, consts: Any, flat: Any, context: Any) -> Any:
+            new = jnp.where(jnp.arange(flat.size) == index, value, flat)
+            pieces = zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
+            parts = [new[start:stop].reshape(shape) for start, stop, shape in pieces]
+            return rounded(jaxpr, consts, [*parts, *context], seed, 2.0**-53)[0]
+
+        fixed = jaxpr.consts, self.flat, self.context
+        kind = "rounded", np.iscomplexobj(values), tuple(self.shapes), tuple(map(np.shape, self.context))
+        run = program(kind, jaxpr, jax.vmap(one, (0, 0, 0, None, None, None)), len(SEEDS) * _SMALL_CHUNK)
+        rows = np.repeat(index, len(SEEDS)).astype(np.int32), np.repeat(values, len(SEEDS))
+        seeds, found = np.tile(np.array(SEEDS, np.uint32), len(index)), []
+        for start in range(0, len(seeds), _SMALL_CHUNK):
+            some = [column[start : start + _SMALL_CHUNK] for column in (*rows, seeds)]
+            found.append(np.asarray(run(*(np.resize(c, _SMALL_CHUNK) for c in some), *fixed))[: len(some[0])])
+        return np.concatenate(found).reshape(len(index), len(SEEDS))
+
     def _moved(self, *columns: np.ndarray) -> Change:
         """Return the changes at moved points: followed through the function, or by plain subtraction."""
         if self.sharp or self.jaxpr is None:
@@ -243,7 +291,8 @@ class Target:
             largest = min(largest, _SMALL_CHUNK)
         chunk = min(_SMALL_CHUNK, largest) if count <= _SMALL_CHUNK else largest
         kinds = kind, np.iscomplexobj(columns[1]), tuple(self.shapes), tuple(map(np.shape, self.context))
-        run = program((kinds, self.one_by_one), self.jaxpr, self._mapped(kind))
+        evaluations = _STEPS * self.flat.size
+        run = program((kinds, self.one_by_one), self.jaxpr, self._mapped(kind), evaluations)
         parts: list[Change] = []
         for start in range(0, count, chunk):
             rows = [column[start : start + chunk] for column in columns]

@@ -259,8 +259,10 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
         return f"f jumps at {path}, by {estimate.jump[row]:.4g}: it has no derivative there"
     if target.raised:
         return f"f raises {target.raised} near {path}"
-    if estimate.status[row] == Status.NOT_FINITE or np.isinf(estimate.error[row]):
+    if estimate.status[row] == Status.NOT_FINITE or not np.isfinite(estimate.value[row]):
         return f"f is not finite near {path}"
+    if np.isinf(estimate.error[row]):
+        return f"the slope of f at {path} has no end: it grows as the step shrinks, or does not settle"
     noisy = [g for g in known if g.noise is not None and (g.wide is None or g.own is None)]
     noisy = [g for g in noisy if 8 * g.noise[found.index[row]] > 0.05 * abs(estimate.value[row])]  # type: ignore[index]
     if noisy and estimate.error[row] <= 0.05 * abs(estimate.value[row]):

@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from jaxnet.gradcheck.evaluate import CHUNK_BYTES, program
-from jaxnet.gradcheck.interpret import bind, control, holds, walk
+from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program
+from jaxnet.gradcheck.interpret import bind, holds, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
+from jaxnet.gradcheck.rounding import SEEDS, rounded
 from jaxnet.gradcheck.widen import hoisted, widen
 
 _FORWARD = 2_048  # elements for which forward autodiff is run one by one
@@ -26,15 +27,6 @@ _UNSUPPORTED = (  # what jax says of a mode of differentiation that a function d
     "Forward-mode differentiation",
     "reverse-mode",
 )
-# fmt: off
-_EXACT = {
-    "abs", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "complex", "concatenate", "conj", "copy",
-    "convert_element_type", "cummax", "cummin", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-    "floor", "gather", "imag", "iota", "max", "min", "neg", "pad", "real", "reduce_max", "reduce_min",
-    "reshape", "rev", "round", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
-    "stop_gradient", "transpose",
-}
-# fmt: on
 
 
 class Gradient(NamedTuple):
@@ -83,15 +75,6 @@ def autodiff(problem: Problem, modes: Sequence[str]) -> list[Gradient]:
     # Both modes compute the same sums in another order.
     other = next((g.rounding for g in found if g.rounding is not None), None)
     return [g._replace(rounding=g.rounding or other) for g in found]
-
-
-def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
-    """Return a jaxpr's results, compiled; again for an equal one."""
-
-    def function(consts: Any, args: Any) -> Any:
-        return walk(jaxpr.jaxpr, consts, args, bind)
-
-    return [np.asarray(leaf) for leaf in program(kind, jaxpr, function)(jaxpr.consts, list(args))]
 
 
 def pull_back(problem: Problem) -> Callable[..., Leaves]:
@@ -173,48 +156,21 @@ def _spread(size: Any, like: Any) -> Any:
 
 
 def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any], epsilon: float) -> list[np.ndarray]:
-    """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding.
-
-    Random roundings, of a relative size (D. S. Parker, Monte Carlo arithmetic, UCLA
-    CSD-970002, 1997). What is not rounded, because it only moves numbers about, is left alone.
-    """
+    """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding."""
 
     def function(consts: Any, args: Any, seed: Any, size: Any) -> Any:
-        count = iter(range(2**20))
-
-        def run(inner: ClosedJaxpr, values: Any) -> Any:
-            return walk(inner.jaxpr, inner.consts, values, rule)
-
-        def rule(eqn: Any, values: Any) -> Any:
-            inner = control(eqn, values, run)
-            if inner is not None:
-                return inner[0]
-            found = bind(eqn, values)
-            if eqn.primitive.name in _EXACT:
-                return found
-            return [_rounded(value, next(count), seed, size) for value in found]
-
-        return walk(jaxpr.jaxpr, consts, args, rule)
+        return rounded(jaxpr, consts, args, seed, size)
 
     run = program("blurred", jaxpr, function)
     plain = [np.asarray(leaf) for leaf in run(jaxpr.consts, list(args), np.uint32(0), 0.0)]
     most = [np.zeros(np.shape(leaf)) for leaf in plain]
-    for seed in range(1, 6):
+    for seed in SEEDS:
         found = run(jaxpr.consts, list(args), np.uint32(seed), epsilon)
         most = [
             np.fmax(m, np.nan_to_num(np.abs(np.asarray(v) - p)))
             for m, v, p in zip(most, found, plain, strict=True)
         ]
     return most
-
-
-def _rounded(value: Any, number: int, seed: Any, size: Any) -> Any:
-    if not jnp.issubdtype(jnp.result_type(value), jnp.inexact):
-        return value
-    places = jnp.arange(np.size(value), dtype=jnp.uint32).reshape(np.shape(value))
-    mixed = (places + jnp.uint32(number * 7919) + seed * jnp.uint32(40503)) * jnp.uint32(2654435761)
-    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
-    return value * (1 + size * jnp.where((mixed >> 16) & 1, 1.0, -1.0))
 
 
 def wide_leaves(problem: Problem) -> Leaves:
@@ -317,7 +273,7 @@ def slopes(
         return jax.lax.map(one, rows, batch_size=batch if batch > 1 else None)
 
     with jax.enable_x64(True):
-        run = program((kind, rows.shape, tuple(problem.shapes)), jaxpr, function)
+        run = program((kind, rows.shape, tuple(problem.shapes)), jaxpr, function, len(rows))
         return np.asarray(run(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights)))
 
 
@@ -403,16 +359,18 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
             raise TypeError("NumPy's numbers are not JAX's: traced, they would change their type")
         return blocks
 
-    # As it is called: compiled, it may underflow elsewhere.
-    first = leaves_at(problem.leaves)
     widened = None
     try:
         traced = hoisted(jax.make_jaxpr(traceable)(*problem.leaves))
-        points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)[1:]]
+        first, *points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)]
         with jax.enable_x64(True):
-            widened = widen(traced)
+            widened, blocks = widen(traced), first
+            if widened.narrow or any(jnp.finfo(leaf.dtype).eps > 1e-15 for leaf in first[0]):
+                blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
+        if any(map(_underflown, *map(jax.tree.leaves, (first, blocks)))):
+            first = leaves_at(problem.leaves)  # as it is called: compiled, it may underflow elsewhere
     except Exception:  # it may be anything that runs: NumPy, SciPy; then its own values are what there is
-        points = [leaves_at(point) for point in nearby(problem)[1:]]
+        first, *points = [leaves_at(point) for point in (problem.leaves, *nearby(problem)[1:])]
     dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
     own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
     epsilon = _epsilons(problem, dtypes)
@@ -424,8 +382,6 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
         if widened.narrow:
             epsilon = np.maximum(epsilon, float(jnp.finfo(widened.narrowest).eps))
         if (epsilon > 1e-15).any():
-            with jax.enable_x64(True):
-                blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
             wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]
     beside = [ravel(weighted(point, problem.weights[0]), gradient=True) for point in points]
     return Gradient(
@@ -438,6 +394,13 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
         epsilon=epsilon,
         dtypes=tuple(map(str, dtypes)),
     )
+
+
+def _underflown(leaf: Any, wide: Any) -> bool:
+    """Return whether a gradient may be off because numbers on the way to it were too small, or too large."""
+    size = np.abs(np.asarray(leaf).astype(complex))
+    safe = (size > 2**20 * float(jnp.finfo(leaf.dtype).tiny)) & np.isfinite(size)
+    return not (safe | ((size == 0) & (wide == 0))).all()
 
 
 def _entries(problem: Problem, blocks: list[Leaves]) -> Callable[[int], np.ndarray]:

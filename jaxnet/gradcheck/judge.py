@@ -13,6 +13,7 @@ _RTOL = {2.0**-52: (1e-7, 1e-7), 2.0**-23: (1e-3, 1e-4), 2.0**-10: (3e-2, 5e-3),
 _ROUNDINGS = 8.0  # times its measured noise may a gradient be off
 _RESOLUTION = 2e-3  # of an element: an error bar wider than that decides nothing, ...
 _LEAF_RESOLUTION = 1e-7  # ... but where it is no more than this of its leaf's largest
+_SMALLEST = 1e-290  # nothing, whatever it is compared with
 _NATURAL = 1e-6  # of f's value over the element's size, or of its slopes beside: as good as nothing
 
 
@@ -60,7 +61,11 @@ def resolved(
     size = np.abs(np.nan_to_num(found.value))
     fine = found.error <= np.maximum(_RESOLUTION * size, _LEAF_RESOLUTION * largest)
     nothing = (size <= found.error) & (found.error <= _NATURAL * np.maximum(natural, found.slope))
-    return (fine | nothing) & (found.status != Status.JUMP) & np.isfinite(found.error)
+    return (
+        (fine | nothing | (found.error < _SMALLEST))
+        & (found.status != Status.JUMP)
+        & np.isfinite(found.error)
+    )
 
 
 def tolerance(
@@ -89,7 +94,7 @@ def failed(
 ) -> Bool[np.ndarray, " n"]:
     """Return the elements that are wrong: off by more than allowed, where the estimate is finite."""
     known = np.isfinite(found.error) & (found.status != Status.JUMP)
-    return known & (distance(values, found) > allowed)
+    return known & (distance(values, found) > allowed + _SMALLEST)
 
 
 def digits(values: Float[np.ndarray, " n"], found: Estimate) -> Float[np.ndarray, " n"]:

@@ -15,6 +15,7 @@ from jaxnet.gradcheck.analytic import evaluate
 from jaxnet.gradcheck.interpret import Values, alike, bind, called, control, stable, still_going, walk
 
 _ROUNDINGS = {"floor", "ceil", "round", "sign"}
+_BITS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # of a type of so many bytes
 _EXTREMA = {"max": jnp.greater_equal, "min": jnp.less_equal}
 _ONE_OF_MANY = {"reduce_max", "reduce_min", "cummax", "cummin"}
 
@@ -136,7 +137,7 @@ def decisions(eqn: Any, operands: Values, found: Values) -> Values:
     if name == "abs":
         return [operands[0] >= 0]
     if name in _ROUNDINGS:
-        return [lax.bitcast_convert_type(found[0].astype(jnp.float32), jnp.uint32)]
+        return [lax.bitcast_convert_type(found[0], _BITS[found[0].dtype.itemsize])]
     if name == "clamp":
         return [operands[1] < operands[0], operands[1] > operands[2]]
     if name == "rem":

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
+from jaxnet.gradcheck.evaluate import evaluated
+from jaxnet.gradcheck.progress import doing
 from jaxnet.gradcheck.widen import Wide, hoisted, widen
 
 PyTree = Any
@@ -99,7 +102,8 @@ class Problem(NamedTuple):
 def running(what: str) -> Iterator[None]:
     """Add to whatever the user's function raises what was running; nothing is caught for good."""
     try:
-        yield
+        with doing(what):
+            yield
     except Exception as error:
         error.add_note(f"check_gradients was running {what}")
         raise
@@ -272,24 +276,44 @@ def make_problem(
     _check_leaves(args, numbers, names, leaves, paths)
     shapes = [((2,) if is_complex(leaf) else ()) + np.shape(leaf) for leaf in leaves]
 
+    held = [arg if n in numbers else jax.tree.map(_as_jax, arg) for n, arg in enumerate(args)]
+
     def rebuilt(new: Leaves) -> tuple[Any, ...]:
         trees = {n: list(found[0]) for n, found in flattened.items()}
         for (n, number), leaf in zip(places, new, strict=True):
             trees[n][number] = leaf
+        # Traced, f gets JAX's arrays: jax's caches keep the type that it gave to NumPy's, across x64.
+        others = held if any(isinstance(leaf, Tracer) for leaf in new) else args
         return tuple(
-            jax.tree.unflatten(flattened[n][1], trees[n]) if n in trees else arg for n, arg in enumerate(args)
+            jax.tree.unflatten(flattened[n][1], trees[n]) if n in trees else other
+            for n, other in enumerate(others)
         )
 
-    def call(new: Leaves) -> Leaves:
-        value = f(*rebuilt(new))
-        return jax.tree.leaves(_without_aux(value) if has_aux else value)
+    def valued(*new: Any) -> PyTree:
+        value = f(*rebuilt(list(new)))
+        return _without_aux(value) if has_aux else value
 
-    output = _output(f, args, has_aux, noise)
-    traced, wide, untraceable = None, None, ""
+    def call(new: Leaves) -> Leaves:
+        return jax.tree.leaves(valued(*new))
+
+    def traced_once() -> tuple[ClosedJaxpr, PyTree]:
+        # A function of its own, or jax would not trace it again.
+        closed, shape = jax.make_jaxpr(lambda *new: valued(*new), return_shape=True)(*leaves)
+        return hoisted(closed), jax.tree.structure(shape)
+
+    traced, wide, untraceable, tree = None, None, "", None
     try:
-        traced = hoisted(jax.make_jaxpr(lambda *new: call(list(new)))(*leaves))
+        traced, tree = traced_once()
     except Exception as error:  # f may raise anything where it is traced; then it is run, not traced
         untraceable = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def run() -> PyTree:
+        if traced is None or not unchanging:
+            return valued(*leaves)
+        return jax.tree.unflatten(tree, map(jnp.asarray, evaluated("f", traced, leaves)))
+
+    unchanging = traced is not None and _equal(traced, traced_once()[0])
+    output = _output(run, noise)
     if traced is not None:
         with jax.enable_x64(True):
             wide = widen(traced)
@@ -313,6 +337,10 @@ def make_problem(
         untraceable=untraceable,
         x64=bool(jax.config.read("jax_enable_x64")),
     )
+
+
+def _as_jax(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" else leaf
 
 
 def _names(f: Callable[..., Any], count: int) -> list[str]:
@@ -354,10 +382,21 @@ def _without_aux(value: Any) -> Any:
     return value[0]
 
 
-def _output(f: Callable[..., Any], args: tuple[Any, ...], has_aux: bool, noise: float) -> Output:
+def _equal(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
+    """Return whether what is traced again is the same; a function that keeps a state may not be."""
+    pairs = list(zip(one.consts, other.consts, strict=False))
+    same = str(one.jaxpr) == str(other.jaxpr)
+    return same and all(a is b or np.array_equal(a, b) for a, b in pairs if not _is_key(a))
+
+
+def _is_key(value: Any) -> bool:
+    return bool(jnp.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.prng_key))
+
+
+def _output(run: Callable[[], PyTree], noise: float) -> Output:
+    """Return what f returns; run is f at the point."""
     with running("f itself"):
-        values = [f(*args) for _ in range(_RUNS)]
-    values = [_without_aux(value) if has_aux else value for value in values]
+        values = [run() for _ in range(_RUNS)]
     leaves = [jax.tree.leaves(value) for value in values]
     if not leaves[0]:
         raise TypeError(f"f must return floating-point numbers, got {values[0]!r}")

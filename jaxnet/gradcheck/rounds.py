@@ -9,11 +9,21 @@ import numpy as np
 
 from jaxnet.gradcheck import gradients as ways
 from jaxnet.gradcheck import judge
-from jaxnet.gradcheck.estimate import HALVINGS, Estimate, Status, complex_step, richardson, scales, table
+from jaxnet.gradcheck.estimate import (
+    HALVINGS,
+    Estimate,
+    Status,
+    complex_rounding,
+    complex_step,
+    richardson,
+    scales,
+    table,
+)
 from jaxnet.gradcheck.evaluate import Directions, Target
 from jaxnet.gradcheck.gradients import Gradient
 from jaxnet.gradcheck.interpret import bind, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex
+from jaxnet.gradcheck.progress import doing
 from jaxnet.gradcheck.widen import hoisted
 
 LIMIT = 10_000  # elements that are all looked at, one by one, ...
@@ -24,6 +34,7 @@ _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not 
 _LARGE = 300  # equations, from which on the complex step is taken only where it is needed
 DIRECTIONS = 12  # random ones of each leaf of a larger pytree
 _WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
+_TIED, _BESIDE = 2.0**-28, 16  # how far beside a tie, relative to each element, and points there
 _RUN_ON = (1, 8)  # more trips of loops that iterate until it is good enough
 
 
@@ -155,7 +166,10 @@ def examine(
         target = first if number == 0 else projected(problem, weights)
         rounds.append(_round(problem, target, gradients, index, number, rtol, noise))
         if directions:
-            lines = _lines(problem, target, gradients, directions, number, rtol, noise, slopes, exhaustive)
+            with doing("slopes along random directions"):
+                lines = _lines(
+                    problem, target, gradients, directions, number, rtol, noise, slopes, exhaustive
+                )
             rounds[-1] = rounds[-1]._replace(lines=lines)
     return rounds, gradients
 
@@ -204,8 +218,10 @@ def _round(
     def unsettled(found: Estimate) -> np.ndarray:
         return ~decided(found) | (wrong(found) & ~found.confirmed)
 
-    found = richardson(target, index, unsettled, noise=blur)
-    values, reason = _complex_step(target, index, found, decided(found), wrong(found))
+    with doing(f"differences of {len(index):,} elements"):
+        found = richardson(target, index, unsettled, noise=blur)
+    with doing("the complex step"):
+        values, reason = _complex_step(target, index, found, decided(found), wrong(found))
     apart = _apart(known, found, index, number)
     if values is not None:
         apart |= judge.denied(found, *values)
@@ -223,8 +239,14 @@ def _round(
             whole = judge.merged(found, some, rows)
             return (unsettled(whole) | _apart(known, whole, index, number))[rows]
 
-        found = judge.merged(found, richardson(sharp, index[rows], still_unsettled, noise=blur), rows)
+        with doing(f"differences of {len(rows):,} elements, without their rounding"):
+            sharpened = richardson(sharp, index[rows], still_unsettled, noise=blur)
+        found = judge.merged(found, sharpened, rows)
     if values is not None:
+        sharper = judge.by_complex_step(found, *values, decided(found))[0]
+        alone = wrong(sharper) & (sharper.error < found.error) & (found.error > 1e-3 * np.abs(found.value))
+        if alone.any():  # who contradicts the complex step alone may know better
+            values[1][alone] += complex_rounding(target, index[alone], values[0][alone])
         found, denied = judge.by_complex_step(found, *values, decided(found))
         if denied is not None:
             reason, values = _not_analytic(found, values[0], denied, index), None
@@ -238,6 +260,9 @@ def _round(
             approximate = float(np.max(spread / np.where(size[rows] > 0, size[rows], np.inf)))
             error = np.where(np.isin(np.arange(len(index)), rows), approximate * size, 0.0)
             found = found._replace(error=found.error + error)
+    rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
+    if rows.size and target.jaxpr is not None:
+        found = judge.merged(found, _tied(target, index[rows], Estimate(*(c[rows] for c in found))), rows)
     known = [_remeasured(g, found, index, number, rtol, largest(found), natural) for g in known]
     if not all(finite.all() for finite in problem.output.finite):
         # What leads to the outputs that were left out alone may be anything.
@@ -423,6 +448,35 @@ def _approximation(target: Target, index: np.ndarray, step: np.ndarray) -> np.nd
         ragged = np.fmin(ragged, np.where(crossed, np.abs(found.plain - plain), np.inf))
     apart = np.fmax(*(np.where(some < 0.01 * np.abs(plain), some, 0.0) for some in (run_on, ragged)))
     return np.where(np.isfinite(apart), 4 * apart, 0.0)
+
+
+def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
+    """Return an estimate with the slopes beside the point among the right ones, where f's pieces meet there.
+
+    Where several elements tie, as the equal ones of a median, each may have no slope by itself, though the
+    gradients beside the point have; what is between those is right (F. H. Clarke, Optimization and Nonsmooth
+    Analysis, 1983).
+    """
+    rng, scale = np.random.default_rng(0), scales(target.flat, target.sizes)
+    step = scale[index] * _TIED / 256
+    low, high, meet = found.low.copy(), found.high.copy(), False
+    for _ in range(_BESIDE):
+        there = target.moved(
+            np.clip(target.flat + _TIED * scale * rng.normal(size=scale.size), *target.bounds)
+        )
+        x = there.flat[index]
+        ends = there.elements(index, np.stack([x + step, x - step], axis=1))
+        slope = (ends.change[:, 0] - ends.change[:, 1]) / ((x + step) - (x - step))
+        apt = ~ends.crossed.any(axis=1) & np.isfinite(slope)
+        apt &= ends.error.max(axis=1) / step < 1e-2 * np.abs(slope - found.value)
+        low, high = np.where(apt, np.fmin(low, slope), low), np.where(apt, np.fmax(high, slope), high)
+        meet |= target.decides_otherwise(there)
+    wider = meet & ((low < found.low) | (high > found.high))
+    return found._replace(
+        low=np.where(wider, low, found.low),
+        high=np.where(wider, high, found.high),
+        status=np.where(wider, Status.KINK, found.status),
+    )
 
 
 def _directions(problem: Problem, target: Target, seed: int) -> list[np.ndarray]:

@@ -1543,3 +1543,93 @@ def wrong_at_a_further_point_only():
 @kind(POINTS, "inconclusive")
 def not_finite_at_a_further_point():
     return check(lambda x: jnp.log(x).sum(), np.array([0.3]), points=[(np.array([0.0]),)])
+
+
+# Special points of the functions themselves
+
+SPECIAL = "special points"
+
+
+@kind(SPECIAL, "pass")
+def a_power_between_one_and_two_at_0():
+    return check(lambda x: (x**1.5).sum(), np.array([0.0, 1.0, 4.0]))
+
+
+@kind(SPECIAL, "inconclusive", "has no end", "INCONCLUSIVE")
+def a_cube_root_at_0():
+    return check(jnp.cbrt, np.array(0.0))
+
+
+@kind(SPECIAL, "inconclusive", "has no end")
+def a_square_root_at_0():
+    return check(jnp.sqrt, np.array(0.0))
+
+
+@kind(SPECIAL, "inconclusive", "has no end")
+def an_arc_cosine_at_its_end():
+    return check(jnp.arccos, np.array(-1.0))
+
+
+@kind(SPECIAL, "inconclusive")
+def a_floor_where_all_numbers_are_whole():
+    return check(jnp.floor, np.array(1e30))
+
+
+@kind(SPECIAL, "pass")
+def a_remainder_of_whole_numbers():
+    return check(lambda x: jnp.mod(x, 3.0).sum(), np.array([0.5, 7.25, 100.1]))
+
+
+@kind(SPECIAL, "pass")
+def a_hyperbolic_cosine_next_to_0():
+    return check(jnp.cosh, np.array(1e-30), candidates={"by hand": jnp.sinh})
+
+
+@kind(SPECIAL, "fail", "by hand (1.02e-30")
+def a_hyperbolic_cosine_next_to_0_by_a_wrong_hand():
+    return check(jnp.cosh, np.array(1e-30), candidates={"by hand": lambda x: 1.02 * jnp.sinh(x)})
+
+
+@kind(SPECIAL, "pass")
+def what_cancels_next_to_0_by_a_better_hand():
+    return check(
+        lambda x: jnp.exp(x) + jnp.exp(-x), np.array(1e-17), candidates={"h": lambda x: 2 * jnp.sinh(x)}
+    )
+
+
+@kind(SPECIAL, "pass")
+def the_imaginary_part_of_what_is_real():
+    return check(lambda x: jnp.imag(x + 0j).sum(), np.array([0.0, -1.0]))
+
+
+@kind(SPECIAL, "fail")
+def a_bessel_function_that_is_wrong_at_0():
+    rule = jax.custom_jvp(lambda x: jnp.cosh(x))
+    rule.defjvp(lambda x, dx: (jnp.cosh(x[0]), jnp.where(x[0] == 0, 1.0, jnp.sinh(x[0])) * dx[0]))
+    return check(rule, np.array(0.0))
+
+
+@kind(SPECIAL, "pass")
+def the_median_of_equal_numbers():
+    return check(jnp.median, np.ones(4))
+
+
+@kind(SPECIAL, "pass")
+def a_clip_whose_ends_meet_at_the_point():
+    return check(jnp.clip, np.array(0.0), np.array(0.0), np.array(0.0), argnums=(0, 1, 2))
+
+
+@kind(SPECIAL, "fail", "a[3]")
+def the_median_of_equal_numbers_by_a_wrong_hand():
+    wrong = jnp.array([0.0, 0.5, 0.5, 2.0])
+    return check(jnp.median, np.ones(4), candidates={"by hand": lambda a: wrong.astype(a.dtype)})
+
+
+@kind(SPECIAL, "fail")
+def a_where_that_is_another_function_at_the_point_alone():
+    return check(lambda x: jnp.where(x == 0, 0.0, x), np.array(0.0))
+
+
+@kind(SPECIAL, "pass")
+def a_small_angle():
+    return check(jnp.arctan2, np.array(1.0), np.array(1e-30), argnums=(0, 1))

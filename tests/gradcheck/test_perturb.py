@@ -79,7 +79,7 @@ def case(f, shapes, seed=0):
     def flat(*args):
         return f(jax.tree.unflatten(tree, args))
 
-    return flat, leaves, jax.make_jaxpr(flat)(*leaves)
+    return jax.jit(flat), leaves, jax.make_jaxpr(flat)(*leaves)
 
 
 def many(jaxpr, number, leaves, new):

@@ -1,0 +1,61 @@
+"""What rounding does to a computation: random ones after every operation.
+
+D. S. Parker, Monte Carlo arithmetic, UCLA CSD-970002, 1997.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr
+
+from jaxnet.gradcheck.analytic import evaluate
+from jaxnet.gradcheck.interpret import Values, control, walk
+
+SEEDS = range(1, 6)
+# fmt: off
+_EXACT = {
+    "abs", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "complex", "concatenate", "conj", "copy",
+    "convert_element_type", "cummax", "cummin", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+    "floor", "gather", "imag", "iota", "max", "min", "neg", "pad", "real", "reduce_max", "reduce_min",
+    "reshape", "rev", "round", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
+    "stop_gradient", "transpose",
+}
+# fmt: on
+
+
+def rounded(jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed: Any, size: Any) -> Values:
+    """Return a jaxpr's results where every operation's is off by a random rounding of a relative size.
+
+    What is not rounded, because it only moves numbers about, is left alone.
+    """
+    count = iter(range(2**20))
+
+    def run(inner: ClosedJaxpr, values: Any) -> Any:
+        return walk(inner.jaxpr, inner.consts, values, rule)
+
+    def rule(eqn: Any, values: Any) -> Any:
+        inner = control(eqn, values, run)
+        if inner is not None:
+            return inner[0]
+        found = evaluate(eqn, values)
+        if eqn.primitive.name in _EXACT:
+            return found
+        return [_rounded(value, next(count), seed, size) for value in found]
+
+    return walk(jaxpr.jaxpr, consts, args, rule)
+
+
+def _rounded(value: Any, number: int, seed: Any, size: Any) -> Any:
+    kind = jnp.result_type(value)
+    if jnp.issubdtype(kind, jnp.complexfloating):
+        parts = (jnp.real(value), 2 * number), (jnp.imag(value), 2 * number + 1)
+        return lax.complex(*(_rounded(part, n, seed, size) for part, n in parts))
+    if not jnp.issubdtype(kind, jnp.floating):
+        return value
+    places = jnp.arange(np.size(value), dtype=jnp.uint32).reshape(np.shape(value))
+    mixed = (places + jnp.uint32(number * 7919) + seed * jnp.uint32(40503)) * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
+    return value * (1 + size * jnp.where((mixed >> 16) & 1, 1.0, -1.0))
