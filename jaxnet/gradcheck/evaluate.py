@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Float, Int
 
-from jaxnet.gradcheck.interpret import bind, holds, inside, walk
+from jaxnet.gradcheck.interpret import bind, holds, inside, loops_in_branch, walk
 from jaxnet.gradcheck.perturb import Change, moved, replaced
 from jaxnet.gradcheck.pieces import with_piece
 from jaxnet.gradcheck.rounding import SEEDS, rounded
@@ -159,7 +159,10 @@ class Target:
     def _middle(self) -> Change:
         """Return the function at the point itself, as its plain evaluation has it."""
         if self._at_middle is None:
-            self._at_middle = self._run("plain", *self._line(np.zeros(1)), np.zeros_like(self.flat))
+            there = copy(self)
+            # Evaluated together, points go through all branches: a loop in another one may never end.
+            there.one_by_one |= self.jaxpr is not None and loops_in_branch(self.jaxpr.jaxpr)
+            self._at_middle = there._run("plain", *self._line(np.zeros(1)), np.zeros_like(self.flat))
         return self._at_middle
 
     def decides_otherwise(self, there: "Target") -> bool:

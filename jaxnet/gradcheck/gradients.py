@@ -10,7 +10,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program
-from jaxnet.gradcheck.interpret import bind, holds, walk
+from jaxnet.gradcheck.interpret import bind, holds, loops_in_branch, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
 from jaxnet.gradcheck.rounding import SEEDS, rounded
 from jaxnet.gradcheck.widen import hoisted, widen
@@ -262,8 +262,9 @@ def slopes(
 ) -> np.ndarray:
     """Return forward autodiff's slopes along directions, each made from a row, in float64."""
     flat = problem.flat if flat is None else flat
-    # What calls back may do so from branches that are not taken where many are computed at once.
-    batch = 1 if holds(jaxpr.jaxpr, "callback") else max(1, min(256, CHUNK_BYTES // (8 * flat.nbytes)))
+    # Where many are computed at once all branches are, also one that calls back, or a loop that never ends.
+    alone = holds(jaxpr.jaxpr, "callback") or loops_in_branch(jaxpr.jaxpr)
+    batch = 1 if alone else max(1, min(256, CHUNK_BYTES // (8 * flat.nbytes)))
 
     def function(consts: Any, rows: Any, flat: Any, weights: Any) -> Any:
         def one(row: Any) -> Any:

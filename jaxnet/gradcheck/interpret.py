@@ -75,6 +75,12 @@ def holds(jaxpr: Any, part: str) -> bool:
     )
 
 
+def loops_in_branch(jaxpr: Any) -> bool:
+    """Return whether a branch has a while loop, which may never end where that branch is not taken."""
+    found = [(eqn.primitive.name, inner.jaxpr) for eqn in jaxpr.eqns for inner in inside(eqn)]
+    return any((name == "cond" and holds(inner, "while")) or loops_in_branch(inner) for name, inner in found)
+
+
 def control(eqn: Any, values: Values, run: Run, state: Values | None = None) -> tuple[Values, Values] | None:
     """Run an equation of control flow, its bodies by `run`; None where it is another equation.
 

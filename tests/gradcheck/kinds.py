@@ -1633,3 +1633,8 @@ def a_where_that_is_another_function_at_the_point_alone():
 @kind(SPECIAL, "pass")
 def a_small_angle():
     return check(jnp.arctan2, np.array(1.0), np.array(1e-30), argnums=(0, 1))
+
+
+@kind(SPECIAL, "pass")
+def a_loop_that_ends_only_in_its_own_branch():
+    return check(lambda x: jax.scipy.special.expn(2, x).sum(), np.array([1e-8, 0.3, 1.5]))
