@@ -141,7 +141,7 @@ def _user_code(where: str) -> Iterator[None]:
     """Say in one line, as the command promises, whatever a user's code raises: it can be any exception."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         raise ValueError(
             f"{where}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
@@ -151,10 +151,11 @@ def _user_code(where: str) -> Iterator[None]:
 def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"expected a Python file, got {path}, which there is not")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"jaxnet_check_{path.stem}"  # its own: a file may be called numpy.py
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
         with _user_code(f"{path} cannot be imported"):
