@@ -270,3 +270,26 @@ def test_parity_sees_a_wrong_reference(monkeypatch, capsys):
     monkeypatch.setattr(reference_numpy.network, "sigmoid_grad", lambda *args: right(*args) * (1 + 1e-6))
     assert cli.main(["parity", "--data", "digits", "--steps", "200"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "FAIL at 1e-10"
+
+
+SQUARE = "import numpy as np\ndef f(x): return (x ** 2).sum()\ndef f_args(): return (np.ones(3),)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SQUARE + "import sys\nsys.exit(0)\n", "cannot be imported: SystemExit: 0"),
+        (SQUARE + "def f_args(): raise SystemExit('done')\n", "mine.py:f: SystemExit: done"),
+        (SQUARE.replace("return (x", "exit(); return (x"), "mine.py:f: SystemExit: None"),
+    ],
+)
+def test_a_checked_file_that_ends_the_process(code, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(code)
+    assert cli.main(["check", f"{tmp_path / 'mine.py'}:f"]) == 2
+    assert message in one_line(capsys)
+
+
+def test_a_checked_file_is_a_module_of_its_own(tmp_path, capsys):
+    (tmp_path / "numpy.py").write_text(SQUARE)
+    assert cli.main(["check", f"{tmp_path / 'numpy.py'}:f"]) == 0
+    assert "numpy.py" in sys.modules["jaxnet_check_numpy"].__file__ and sys.modules["numpy"] is np

@@ -101,6 +101,10 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
     """
     if options.resume:
         _check_same(folder, expected)
+        if (folder / _SUMMARY).exists() and not checkpoints.steps(folder):
+            raise ValueError(
+                f"{folder} holds a run that ended, without checkpoints: expected one to go on from"
+            )
         return lambda *error: None
     if options.overwrite:
         # What is beside a run put aside is an attempt to replace it.
