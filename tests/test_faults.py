@@ -178,7 +178,8 @@ def test_a_file_size_limit_and_then_none(tmp_path, arguments, whole, capsys):
 
 
 def test_another_run_is_not_resumed(tmp_path, digits, capsys):
-    train = ["train", "--data", "digits", "--steps", "50", "--out", str(tmp_path)]
+    quick = ["--steps", "40", "--eval-every", "20", "--checkpoint-every", "20"]
+    train = ["train", "--data", "digits", *quick, "--out", str(tmp_path)]
     assert cli.main(train) == 0
     x = np.random.default_rng(0).random((50, 64))
     np.savez(tmp_path / "other.npz", x_train=x, t_train=np.arange(50) % 10)
@@ -205,10 +206,13 @@ def test_another_run_is_not_resumed(tmp_path, digits, capsys):
 def test_a_run_that_diverges_keeps_the_last_finite_checkpoint(tmp_path, capsys):
     options = ["--activation", "relu", "--learning-rate", "1e20", "--checkpoint-every", "1"]
     assert cli.main(["train", "--data", "digits", "--out", str(tmp_path), *options]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; {tmp_path} holds the run up to there")
     step = int(line.split(" at step ")[1].split(";")[0])
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == step + 1
     assert checkpoints.steps(tmp_path)[-1] == step
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(tmp_path, step)))
+    params = checkpoints.load_params(tmp_path / "params.safetensors").params
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves([state_of(tmp_path, step), params]))
 
 
 def test_what_cannot_be_resumed_says_so(tmp_path, capsys):
