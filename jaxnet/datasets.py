@@ -19,6 +19,7 @@ import io
 import logging
 import math
 import os
+import re
 import struct
 import sys
 import zlib
@@ -229,38 +230,31 @@ def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False
     arrays, unknown = _read_npz(Path(path).expanduser())
     if unknown:
         _log.warning("%s: not used: %s", path, ", ".join(unknown))
-    pairs, widths = [], []
-    for part in ("train", "test"):
-        if f"x_{part}" in arrays:
-            x = _features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize)
-            labels, width = _labels(arrays[f"t_{part}"], f"{path}: t_{part}")
-            if len(x) != len(labels):
-                raise ValueError(
-                    f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(labels)}"
-                )
-            pairs.append((x, labels))
-            widths.append(width)
+    parts = [part for part in ("train", "test") if f"x_{part}" in arrays]
+    xs = [_features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize) for part in parts]
+    ts, widths = zip(*(_labels(arrays[f"t_{part}"], f"{path}: t_{part}") for part in parts), strict=True)
+    for part, x, t in zip(parts, xs, ts, strict=True):
+        if len(x) != len(t):
+            raise ValueError(f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(t)}")
     if not any(widths):
-        _check_classes(np.concatenate([labels for _, labels in pairs]), f"{path}: t_train")
-    classes = max(*widths, *(int(labels.max()) + 1 for _, labels in pairs))
-    if len(pairs) == 1:
-        x, labels = pairs[0]
-        if len(x) < 2:
-            raise ValueError(f"{path}: expected 2 rows or more to split into train and test, got {len(x)}")
-        return _split(x, _targets(labels, classes, one_hot_label))
-    (x_train, labels_train), (x_test, labels_test) = pairs
-    if x_train.shape[1] != x_test.shape[1]:
-        expected, got = x_train.shape[1], x_test.shape[1]
-        raise ValueError(f"{path}: expected x_test with the {expected} features of x_train, got {got}")
-    types = (arrays["x_train"].dtype, arrays["x_test"].dtype)
-    if (types[0] == np.uint8) != (types[1] == np.uint8):  # only one of them would be divided by 255
+        _check_classes(np.concatenate(ts), f"{path}: t_train")
+    classes = max(*widths, *(int(t.max()) + 1 for t in ts))
+    examples = [(x, _targets(t, classes, one_hot_label)) for x, t in zip(xs, ts, strict=True)]
+    if len(examples) == 1:
+        if len(xs[0]) < 2:
+            raise ValueError(
+                f"{path}: expected 2 rows or more to split into train and test, got {len(xs[0])}"
+            )
+        return _split(*examples[0])
+    features, got = (x.shape[1] for x in xs)
+    if features != got:
+        raise ValueError(f"{path}: expected x_test with the {features} features of x_train, got {got}")
+    types = [arrays[f"x_{part}"].dtype for part in parts]
+    if len({dtype == np.uint8 for dtype in types}) == 2:  # only one of them would be divided by 255
         raise TypeError(
             f"{path}: expected x_train and x_test both uint8 or neither, got {types[0]} and {types[1]}"
         )
-    return (
-        (x_train, _targets(labels_train, classes, one_hot_label)),
-        (x_test, _targets(labels_test, classes, one_hot_label)),
-    )
+    return examples[0], examples[1]
 
 
 def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str | None = None) -> Array:
@@ -280,9 +274,7 @@ def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str |
     return _parse_idx(raw, _IdxFile(str(path), () if shape is None else shape, sha256))
 
 
-def split(
-    examples: tuple[ArrayLike, ArrayLike], fraction: float, seed: int = 0
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def split(examples: tuple[ArrayLike, ArrayLike], fraction: float, seed: int = 0) -> Split:
     """Split examples `(x, t)` at random into the rest and a `fraction` of them, held out for validation.
 
     The same seed gives the same split, in NumPy arrays; rows of x and t belong together by their position.
@@ -299,9 +291,7 @@ def split(
         raise ValueError(
             f"fraction must be between 0 and 1 and leave examples in both parts, got {fraction} of {len(x)}"
         )
-    # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
-    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
-    return (_rows(x, rest), t[rest]), (_rows(x, chosen), t[chosen])
+    return _parts(x, t, held_out, seed)
 
 
 def _parse_idx(raw: bytes, file: _IdxFile) -> Array:
@@ -516,10 +506,13 @@ def _targets(labels: Array, classes: int, one_hot_label: bool) -> Array:
 
 def _split(x: Array, t: Array) -> Split:
     """Shuffle and split, four fifths to one fifth, always alike."""
+    return _parts(x, t, len(x) - len(x) * 4 // 5, 0)
+
+
+def _parts(x: Array, t: Array, held_out: int, seed: int) -> Split:
     # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
-    rows = np.random.RandomState(0).permutation(len(x))
-    train, test = np.split(rows, [len(x) * 4 // 5])
-    return (_rows(x, train), t[train]), (_rows(x, test), t[test])
+    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
+    return (_rows(x, rest), t[rest]), (_rows(x, chosen), t[chosen])
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
@@ -532,18 +525,19 @@ def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
         file.seek(0)
         with _damage_named(path):
             archive = np.load(file, allow_pickle=False)
-        names, parts = list(archive.files), ("train", "test")
-        for part in parts:
-            if {f"t_{part}", f"y_{part}"} <= set(names):
-                raise ValueError(f"{path}: expected t_{part} or y_{part}, got both")
-        keys = {
-            f"{letter}_{part}": f"{letter.replace('y', 't')}_{part}" for letter in "xty" for part in parts
-        }
-        stored = {keys[name]: name for name in names if name in keys}
-        expected = ["x_train", "t_train"] + (
-            ["x_test", "t_test"] if {"x_test", "t_test"} & set(stored) else []
-        )
-        if missing := [name for name in expected if name not in stored]:
+        names, stored = list(archive.files), dict[str, str]()
+        for name in names:
+            array = re.sub("^y_", "t_", name)
+            if array in stored:
+                raise ValueError(f"{path}: expected {array} or {array.replace('t_', 'y_', 1)}, got both")
+            if array in ("x_train", "t_train", "x_test", "t_test"):
+                stored[array] = name
+        expected = [
+            "x_train",
+            "t_train",
+            *(["x_test", "t_test"] if {"x_test", "t_test"} & set(stored) else []),
+        ]
+        if missing := [array for array in expected if array not in stored]:
             raise ValueError(
                 f"{path}: expected {' and '.join(missing)}, got only {', '.join(names) or 'nothing'}"
             )

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, argv: list[str]) -> int:
-    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
+    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError
     try:
         if getattr(options, "resume", False):
             options = _resumed(options, argv)
@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
-    except expected as error:
+    except (*expected, jax.errors.JaxRuntimeError) as error:
         print(f"jaxnet {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

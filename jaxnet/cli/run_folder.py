@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CONFIG, _SUMMARY, _LOCK, _PREVIOUS = "config.json", "summary.json", ".lock", "previous"
-# All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints; last is what
-# marks a run that came to its end.
+# All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
 _FILES = ("history.csv", "params.safetensors", "networks.csv", "loss.png", "accuracy.png", _CONFIG, _SUMMARY)
 _OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
@@ -109,7 +108,7 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
     if options.overwrite:
         # What is beside a run put aside is an attempt to replace it.
         if (folder / _PREVIOUS / _SUMMARY).exists():
-            _remove(folder)
+            _move(folder)
         _move(folder, folder / _PREVIOUS)
     elif (folder / _SUMMARY).exists():
         raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
@@ -122,7 +121,7 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
 
 def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
     if kind is not None and not checkpoints.steps(folder):
-        _remove(folder)
+        _move(folder)
         _move(folder / _PREVIOUS, folder)
 
 
@@ -148,35 +147,24 @@ def _check_same(folder: Path, expected: dict[str, Any]) -> None:
             )
 
 
-def _own(folder: Path) -> list[Path]:
-    """Return what jaxnet wrote into a run folder, by name, the mark of its end last."""
-    saved = folder.glob("checkpoints/*")
-    ours = [path for path in saved if path.name.partition(".")[0].isdecimal() or path.stem == "best"]
-    return [*ours, *(folder / name for name in _FILES if (folder / name).exists())]
-
-
-def _move(source: Path, target: Path) -> None:
-    """Move what jaxnet wrote from one folder to another."""
-    for path in _own(source):
-        to = target / path.relative_to(source)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(to)
-    _tidy(source)
-
-
-def _remove(folder: Path) -> None:
-    """Delete what jaxnet wrote."""
-    for path in reversed(_own(folder)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _tidy(folder)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove folders that jaxnet made where they are empty."""
-    for path in (folder / "checkpoints", folder):
-        if path.name in ("checkpoints", _PREVIOUS):
-            with suppress(OSError):  # not there, or it holds what is not jaxnet's
-                path.rmdir()
+def _move(source: Path, target: Path | None = None) -> None:
+    """Move what jaxnet wrote from one folder to another, or delete it, and folders that this leaves empty."""
+    saved = source.glob("checkpoints/*")
+    found = [path for path in saved if path.name.partition(".")[0].isdecimal() or path.stem == "best"]
+    found += [source / name for name in _FILES if (source / name).exists()]
+    # What marks a whole run comes last, and goes first.
+    for path in found if target else reversed(found):
+        if target:
+            to = target / path.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(to)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in (source / "checkpoints", source):
+        with suppress(OSError):  # it is not there, or holds something: the run folder its lock
+            path.rmdir()
 
 
 def write_config(folder: Path, content: dict[str, Any]) -> None:
@@ -199,7 +187,7 @@ def write_summary(folder: Path, content: dict[str, Any]) -> None:
     """Write `summary.json`, which marks a run that came to its end, and remove the run that it replaces."""
     _write_json(folder / _SUMMARY, content)
     if not content["interrupted"]:
-        _remove(folder / _PREVIOUS)
+        _move(folder / _PREVIOUS)
 
 
 def write_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
