@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jaxnet import checkpoints, cli, datasets, plots, training
+from jaxnet import _tensors, checkpoints, cli, datasets, plots, training
 from jaxnet.cli import run_folder
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -257,3 +257,31 @@ def test_the_fingerprint_is_of_values_shapes_and_dtypes():
         for split in ((train, test), ((changed, train[1]), test), ((train[0], train[1].astype(float)), test))
     ]
     assert len(set(prints)) == 3
+
+
+def test_a_folder_is_held_where_posix_is_not(tmp_path):
+    code = """
+import sys, warnings; sys.modules["fcntl"] = None
+from pathlib import Path
+from jaxnet import checkpoints
+warnings.simplefilter("ignore")  # filelock's, that it has other means
+with checkpoints.lock(Path(sys.argv[1])):
+    try: checkpoints.lock(Path(sys.argv[1]))
+    except ValueError as error: print(error)
+with checkpoints.lock(Path(sys.argv[1])): print("free")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"{tmp_path} is in use by another run\nfree\n", done.stderr
+
+
+def test_a_file_is_written_where_a_folder_cannot_be_opened(tmp_path, monkeypatch):
+    def refuses(path, flags):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(os, "open", refuses)
+        _tensors.write(tmp_path / "file", b"data")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"data")]
