@@ -114,7 +114,10 @@ _SOURCES = {
 }
 _CONNECT_READ_TIMEOUT_S = (15.0, 60.0)
 _FEW_CLASSES = 100  # up to which it does not matter that some have no examples
-_REGRESSION = "for a regression, train with jaxnet.fit and a loss such as the mean square"
+_NO_CLASSES = (
+    "number the classes that occur, as np.unique(t, return_inverse=True)[1] does, or, for a regression, "
+    "train with jaxnet.fit and a loss such as the mean square"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -593,7 +596,7 @@ def _labels(t: Array, name: str) -> tuple[Array, int]:
     if t.dtype.kind not in ("iu" if t.ndim == 1 else "buif"):
         raise TypeError(
             f"{name}: expected integer labels [n] or one-hot rows [n, classes], got {t.dtype} {t.shape}; "
-            f"{_REGRESSION}"
+            f"{_NO_CLASSES}"
         )
     if t.ndim == 2:
         good = ((t == 0) | (t == 1)).all(axis=1) & (np.count_nonzero(t, axis=1) == 1)
@@ -618,6 +621,5 @@ def _check_classes(labels: Array, name: str) -> None:
     if last >= _FEW_CLASSES and not last / 2 < len(occur) < rows / 2:
         raise ValueError(
             f"{name}: expected labels 0, 1, 2 ... of classes with several examples each, got {len(occur)} "
-            f"different ones from {first} to {last} in {rows} rows: number the classes that occur, as "
-            f"np.unique(t, return_inverse=True)[1] does; {_REGRESSION}"
+            f"different ones from {first} to {last} in {rows} rows; {_NO_CLASSES}"
         )

@@ -670,7 +670,7 @@ BAD_ARRAYS = {
     "float labels": (
         mine(t_train=np.arange(6) / 2),
         TypeError,
-        r"t_train: expected integer .*got float64 \(6,\); for a regression, train with jaxnet.fit",
+        r"t_train: expected integer .*got float64 \(6,\); number .*, or, for a regression, train with",
     ),
     "NaN labels": (mine(t_train=np.full(6, np.nan)), TypeError, "t_train: expected integer .*got float64"),
     "labels from 1": (
@@ -681,8 +681,8 @@ BAD_ARRAYS = {
     "prices": (
         mine(t_train=np.array([15000, 448440, 25900, 31800, 25900, 15000])),
         ValueError,
-        "t_train: expected labels 0, 1, 2 .*, got 7 different ones from 1 to 448440 in 9 rows: number the "
-        r"classes that occur, as np.unique\(t, return_inverse=True\)\[1\] does; for a regression, train with",
+        "t_train: expected labels 0, 1, 2 .*, got 7 different ones from 1 to 448440 in 9 rows; number the "
+        r"classes that occur, as np.unique\(t, return_inverse=True\)\[1\] does, or, for a regression, ",
     ),
     "IDs": (
         {"x_train": np.ones((300, 2)), "t_train": np.arange(300)},

@@ -138,6 +138,17 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(finished, train):
     assert f"{finished} holds a run that ended, without checkpoints: expected one to go on from" in line
 
 
+def test_a_run_that_died_before_its_first_checkpoint(finished, train, capsys):
+    for path in finished.iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = content_of(finished)
+    assert "holds a run that did not end: --resume it" in train("--out", finished)[1][0]
+    assert content_of(finished) == before
+    assert train("--resume", "--out", finished) == (0, [f"{finished}: nothing to resume"])
+    assert (finished / "summary.json").exists()
+
+
 CHANGES = {
     "unknown optimizer": ({"optimizer": "sdg"}, "argument --optimizer: invalid choice: 'sdg' (choose from"),
     "unknown option": ({"lr": 0.1}, "unrecognized arguments: --lr=0.1"),

@@ -20,9 +20,10 @@ from jaxnet import _tensors, checkpoints, datasets, plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CONFIG, _SUMMARY, _LOCK, _PREVIOUS = "config.json", "summary.json", ".lock", "previous"
+_CONFIG, _HISTORY, _SUMMARY = "config.json", "history.csv", "summary.json"
+_LOCK, _PREVIOUS = ".lock", "previous"
 # All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
-_FILES = ("history.csv", "params.safetensors", "networks.csv", "loss.png", "accuracy.png", _CONFIG, _SUMMARY)
+_FILES = (_HISTORY, "params.safetensors", "networks.csv", "loss.png", "accuracy.png", _CONFIG, _SUMMARY)
 _OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
 _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
@@ -95,8 +96,8 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
     """Make room for a run in a folder that is locked; give back what is to be called at its end.
 
     Refuses a folder that holds another run, listing the differences if it is to be resumed. With --overwrite
-    that run goes into `previous/`, from where it comes back if the new one ends with an error before anything
-    can be resumed, and is removed once the new one is whole.
+    that run goes into `previous/`, from where it comes back if the new one ends with an error and nothing to
+    show, and is removed once the new one is whole.
     """
     if options.resume:
         _check_same(folder, expected)
@@ -112,7 +113,7 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
         _move(folder, folder / _PREVIOUS)
     elif (folder / _SUMMARY).exists():
         raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
-    elif checkpoints.steps(folder) or (folder / _PREVIOUS).exists():
+    elif _written(folder) or (folder / _PREVIOUS).exists():
         raise ValueError(
             f"{folder} holds a run that did not end: --resume it, choose another --out, or --overwrite it"
         )
@@ -120,7 +121,7 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
 
 
 def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
-    if kind is not None and not checkpoints.steps(folder):
+    if kind is not None and {path.name for path in _written(folder)} <= {_CONFIG, _HISTORY}:
         _move(folder)
         _move(folder / _PREVIOUS, folder)
 
@@ -147,13 +148,17 @@ def _check_same(folder: Path, expected: dict[str, Any]) -> None:
             )
 
 
+def _written(folder: Path) -> list[Path]:
+    """Return what jaxnet wrote into a run folder, by name."""
+    saved = folder.glob("checkpoints/*")
+    found = [path for path in saved if path.name.partition(".")[0].isdecimal() or path.stem == "best"]
+    return found + [folder / name for name in _FILES if (folder / name).exists()]
+
+
 def _move(source: Path, target: Path | None = None) -> None:
     """Move what jaxnet wrote from one folder to another, or delete it, and folders that this leaves empty."""
-    saved = source.glob("checkpoints/*")
-    found = [path for path in saved if path.name.partition(".")[0].isdecimal() or path.stem == "best"]
-    found += [source / name for name in _FILES if (source / name).exists()]
     # What marks a whole run comes last, and goes first.
-    for path in found if target else reversed(found):
+    for path in _written(source) if target else reversed(_written(source)):
         if target:
             to = target / path.relative_to(source)
             to.parent.mkdir(parents=True, exist_ok=True)
