@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
+from jaxnet._arrays import as_pair
 from jaxnet._steps import (
     BATCH_SIZE,
     STEPS,
@@ -124,27 +125,14 @@ def batch_error(loss: Loss, state: TrainState, step: int, task: Task, sampling: 
 def check_examples(
     examples: tuple[ArrayLike, ArrayLike], name: str, shape: tuple[int, ...] | None = None
 ) -> tuple[Array, Array]:
-    if not isinstance(examples, (tuple, list)) or len(examples) != 2:
-        raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
-    try:
-        host = [array if isinstance(array, Array) else np.asarray(array) for array in examples]
-        x, t = (jax.device_put(array) for array in host)  # asarray copies some NumPy arrays twice
-    except (TypeError, ValueError):  # text, None, rows of different lengths
-        raise TypeError(
-            f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}"
-        ) from None
+    host = as_pair(examples, name)
+    x, t = (jax.device_put(array) for array in host)  # asarray copies some NumPy arrays twice
     for before, after in zip(host, (x, t), strict=True):
         if before.size and jnp.issubdtype(after.dtype, jnp.integer):
             low, high = int(before.min()), int(before.max())
             limits = jnp.iinfo(after.dtype)
             if low < limits.min or high > limits.max:
                 raise ValueError(f"{name} must fit into {after.dtype}, got {low}..{high}")
-    if not x.ndim or not t.ndim or len(x) != len(t):
-        raise ValueError(
-            f"{name} must be as many inputs as targets, got shapes {list(x.shape)} and {list(t.shape)}"
-        )
-    if not x.size:
-        raise ValueError(f"{name} must hold at least one example, got inputs of shape {list(x.shape)}")
     if shape is not None and x.shape[1:] != shape:
         raise ValueError(
             f"{name} inputs must have the shape of train inputs, {list(shape)} each, got {list(x.shape[1:])}"

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from jaxnet import network
+from jaxnet import _extras, network
 
 PyTree = Any
 Arrays = dict[str, np.ndarray]
@@ -33,11 +32,8 @@ _DTYPES = {
 
 
 def require() -> None:
-    """Raise ImportError, naming the extra, where safetensors is not installed."""
-    try:
-        import_module("safetensors.numpy")
-    except ImportError:
-        raise ImportError("saved parameters need safetensors: pip install 'jaxnet[checkpoints]'") from None
+    """Raise ImportError where safetensors is not installed or fails."""
+    _extras.require("safetensors.numpy", "saved parameters need", "checkpoints")
 
 
 def _is_key(leaf: Any) -> bool:
@@ -139,16 +135,12 @@ def write(path: Path, data: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Force a file or the entries of a folder onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entries forced onto the disk
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Exported(NamedTuple):

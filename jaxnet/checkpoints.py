@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +26,9 @@ from jaxnet import _history, _tensors
 from jaxnet._history import HistoryFile, Mark
 from jaxnet._tensors import Exported, load_params, save_params
 from jaxnet.training import Best, FitResult, History, Stretch, TrainState
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy
 
 PyTree = Any
 _Path = str | os.PathLike[str]
@@ -168,7 +171,7 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.shutdown(wait=True)
-        self._lock.close()
+        self._lock.lock.release()
         if error is None and self._job is not None:
             self._job.result()
 
@@ -221,7 +224,8 @@ class Checkpointer:
         root = self.folder / _CHECKPOINTS
         root.mkdir(exist_ok=True)
         for path in root.iterdir():  # what orbax did not finish has other names
-            if path.is_dir() and (found is None or not path.name.isdecimal() or int(path.name) > found.step):
+            step = path.name.partition(".")[0]
+            if step.isdecimal() and (found is None or path.name != step or int(step) > found.step):
                 shutil.rmtree(path)
         if found is None:
             (root / _BEST).unlink(missing_ok=True)
@@ -287,17 +291,14 @@ def _packed(snapshot: _Snapshot, mark: Mark) -> bytes:
     return _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
 
 
-def lock(folder: Path) -> IO[bytes]:
-    """Hold a folder that exists until the file given back is closed, or say that another run holds it."""
-    import fcntl
+def lock(folder: Path) -> "AcquireReturnProxy":
+    """Hold a folder that exists until the context given back is left, or say that another run holds it."""
+    from filelock import FileLock, Timeout
 
-    file = (folder / ".lock").open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
-    except BlockingIOError:
-        file.close()
+        return FileLock(folder / ".lock").acquire(timeout=0)  # gone with the process, however it ends
+    except Timeout:
         raise ValueError(f"{folder} is in use by another run") from None
-    return file
 
 
 def _sums(folder: Path) -> bytes:

@@ -15,18 +15,23 @@ import difflib
 import gzip
 import hashlib
 import importlib.util
+import io
 import logging
 import math
 import os
+import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
+
+from jaxnet import _arrays, _extras
 
 __all__ = [
     "CLASS_NAMES",
@@ -108,6 +113,12 @@ _SOURCES = {
     ),
 }
 _CONNECT_READ_TIMEOUT_S = (15.0, 60.0)
+_FEW_CLASSES = 100  # up to which it does not matter that some have no examples
+_NO_CLASSES = (
+    "number the classes that occur, as np.unique(t, return_inverse=True)[1] does, or, for a regression, "
+    "train with jaxnet.fit and a loss such as the mean square"
+)
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -154,7 +165,7 @@ def input_scale(name_or_path: _Path) -> float:
     name = os.fspath(name_or_path)
     if name == "digits":
         return 1 / 16
-    if name in _SOURCES or _read_npz(Path(name).expanduser())["x_train"].dtype == np.uint8:
+    if name in _SOURCES or _read_npz(Path(name).expanduser())[0]["x_train"].dtype == np.uint8:
         return 1 / 255
     return 1.0
 
@@ -169,11 +180,8 @@ def load_digits(*, normalize: bool = True, one_hot_label: bool = False) -> Split
     >>> x_train.shape, t_train.shape, float(x_train.max())
     ((1437, 64), (1437, 10), 1.0)
     """
-    try:
-        from sklearn.datasets import load_digits as load_bunch
-    except ImportError:
-        raise ImportError("digits needs scikit-learn: pip install 'jaxnet[data]'") from None
-    pixels, labels = load_bunch(return_X_y=True)
+    bunches = _extras.require("sklearn.datasets", "digits needs", "data")
+    pixels, labels = bunches.load_digits(return_X_y=True)
     x, t = _scaled(pixels.astype(np.uint8), 16, normalize), _targets(labels, 10, one_hot_label)
     return _split(x, t)
 
@@ -208,11 +216,12 @@ def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False
     x [n, ...] is flattened to [n, d]: uint8 is divided by 255 (and kept as it is without `normalize`), other
     real numbers are cast to float32 as they are. t holds integer labels [n] from 0, or one-hot rows [n,
     classes]; y_train and y_test will do for t_train and t_test. Without test arrays, a fixed shuffle puts
-    four fifths in train and the rest in test. Nothing is unpickled.
+    four fifths in train and the rest in test. Nothing is unpickled; other arrays are named on the log.
 
     Raises ValueError (not an npz file, damaged, an array missing or empty, shapes that disagree, NaN or
-    infinity, negative labels, rows that are not one-hot) and TypeError (x not real numbers, labels not
-    integers, uint8 in only one of x_train and x_test); each message names the file and the array.
+    infinity, labels that are negative, start at 1, or are no classes, such as IDs, rows that are not one-hot)
+    and TypeError (x not real numbers, labels not whole numbers, uint8 in only one of x_train and x_test);
+    each message names the file and the array.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -221,36 +230,34 @@ def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False
     >>> x_train.shape, t_train.shape, x_test.shape, t_test.shape
     ((8, 4), (8,), (2, 4), (2,))
     """
-    arrays = _read_npz(Path(path).expanduser())
-    pairs = []
-    for part in ("train", "test"):
-        if f"x_{part}" in arrays:
-            x = _features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize)
-            labels, classes = _labels(arrays[f"t_{part}"], f"{path}: t_{part}")
-            if len(x) != len(labels):
-                raise ValueError(
-                    f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(labels)}"
-                )
-            pairs.append((x, labels, classes))
-    if len(pairs) == 1:
-        x, labels, classes = pairs[0]
-        if len(x) < 2:
-            raise ValueError(f"{path}: expected 2 rows or more to split into train and test, got {len(x)}")
-        return _split(x, _targets(labels, classes, one_hot_label))
-    (x_train, labels_train, classes_train), (x_test, labels_test, classes_test) = pairs
-    if x_train.shape[1] != x_test.shape[1]:
-        expected, got = x_train.shape[1], x_test.shape[1]
-        raise ValueError(f"{path}: expected x_test with the {expected} features of x_train, got {got}")
-    types = (arrays["x_train"].dtype, arrays["x_test"].dtype)
-    if (types[0] == np.uint8) != (types[1] == np.uint8):  # only one of them would be divided by 255
+    arrays, unknown = _read_npz(Path(path).expanduser())
+    if unknown:
+        _log.warning("%s: not used: %s", path, ", ".join(unknown))
+    parts = [part for part in ("train", "test") if f"x_{part}" in arrays]
+    xs = [_features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize) for part in parts]
+    ts, widths = zip(*(_labels(arrays[f"t_{part}"], f"{path}: t_{part}") for part in parts), strict=True)
+    for part, x, t in zip(parts, xs, ts, strict=True):
+        if len(x) != len(t):
+            raise ValueError(f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(t)}")
+    if not any(widths):
+        _check_classes(np.concatenate(ts), f"{path}: t_train")
+    classes = max(*widths, *(int(t.max()) + 1 for t in ts))
+    examples = [(x, _targets(t, classes, one_hot_label)) for x, t in zip(xs, ts, strict=True)]
+    if len(examples) == 1:
+        if len(xs[0]) < 2:
+            raise ValueError(
+                f"{path}: expected 2 rows or more to split into train and test, got {len(xs[0])}"
+            )
+        return _split(*examples[0])
+    features, got = (x.shape[1] for x in xs)
+    if features != got:
+        raise ValueError(f"{path}: expected x_test with the {features} features of x_train, got {got}")
+    types = [arrays[f"x_{part}"].dtype for part in parts]
+    if len({dtype == np.uint8 for dtype in types}) == 2:  # only one of them would be divided by 255
         raise TypeError(
             f"{path}: expected x_train and x_test both uint8 or neither, got {types[0]} and {types[1]}"
         )
-    classes = max(classes_train, classes_test)
-    return (
-        (x_train, _targets(labels_train, classes, one_hot_label)),
-        (x_test, _targets(labels_test, classes, one_hot_label)),
-    )
+    return examples[0], examples[1]
 
 
 def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str | None = None) -> Array:
@@ -270,40 +277,42 @@ def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str |
     return _parse_idx(raw, _IdxFile(str(path), () if shape is None else shape, sha256))
 
 
-def split(
-    examples: tuple[Array, Array], fraction: float, seed: int = 0
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def split(examples: tuple[ArrayLike, ArrayLike], fraction: float, seed: int = 0) -> Split:
     """Split examples `(x, t)` at random into the rest and a `fraction` of them, held out for validation.
 
-    The same seed gives the same split. Raises ValueError for a fraction that is not between 0 and 1 or leaves
-    either part empty.
+    The same seed gives the same split, in NumPy arrays; rows of x and t belong together by their position.
+    Raises ValueError for a fraction that is not between 0 and 1 or leaves either part empty, and for x and t
+    that are not as long; TypeError for what is not numbers.
 
     >>> train, validation = split((np.arange(10.0), np.arange(10)), 0.2)
     >>> len(train[0]), validation[1]
     (8, array([0, 5]))
     """
-    x, t = examples
+    x, t = map(np.asarray, _arrays.as_pair(examples, "examples"))
     held_out = round(len(x) * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < len(x):
         raise ValueError(
             f"fraction must be between 0 and 1 and leave examples in both parts, got {fraction} of {len(x)}"
         )
-    # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
-    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
-    return (_rows(x, rest), t[rest]), (_rows(x, chosen), t[chosen])
+    return _parts(x, t, held_out, seed)
 
 
 def _parse_idx(raw: bytes, file: _IdxFile) -> Array:
     """Parse and check the bytes of one file, as found; `file.name` goes into the errors."""
-    data = raw
-    if raw[:2] == b"\x1f\x8b":
+    packed = raw[:2] == b"\x1f\x8b"
+    stream = gzip.GzipFile(fileobj=io.BytesIO(raw)) if packed else io.BytesIO(raw)
+
+    def start_of(size: int) -> bytes:
         try:
-            data = gzip.decompress(raw)
+            stream.seek(0)
+            return stream.read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             what = "is cut short" if isinstance(error, EOFError) else f"is damaged ({error})"
             raise ValueError(
                 f"{file.name}: expected a whole gzip archive, this one {what}: {len(raw)} bytes"
             ) from None
+
+    data = start_of(16)  # the header of images; nothing more is unpacked before it is checked
     magics = [0x800 + len(file.shape)] if file.shape else [0x801, 0x803]
     magic = int.from_bytes(data[:4], "big")
     if len(data) < 4 or magic not in magics:
@@ -320,13 +329,23 @@ def _parse_idx(raw: bytes, file: _IdxFile) -> Array:
             f"{file.name}: expected {_described(file.shape)}, its header says {_described(shape)}"
         )
     size = start + math.prod(shape)
+    if packed:
+        _check_expansion(file.name, len(raw), size)
+    data = start_of(size + 1) if packed else raw
     if len(data) != size:
-        raise ValueError(f"{file.name}: expected {size} bytes for {_described(shape)}, got {len(data)}")
+        got = "more" if packed and len(data) > size else str(len(data))
+        raise ValueError(f"{file.name}: expected {size} bytes for {_described(shape)}, got {got}")
     hashed = ((file.sha256, data, "decompressed bytes"), (file.archive_sha256, raw, "archive"))
     for published, content, what in hashed:
         if published is not None and (got := hashlib.sha256(content).hexdigest()) != published:
             raise ValueError(f"{file.name}: expected sha256 {published} of the {what}, got {got}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _check_expansion(name: str, packed: int, size: int) -> None:
+    """Refuse at once what would fill the memory: no data become five hundred times as large unpacked."""
+    if size > max(500 * packed, 2**30):
+        raise ValueError(f"{name}: expected data, got {packed} bytes that would unpack to {size}")
 
 
 def _described(shape: tuple[int, ...]) -> str:
@@ -384,10 +403,7 @@ def _read_folder(folder: Path, source: _Source) -> list[Array]:
 
 
 def _cache_folder(name: str) -> Path:
-    try:
-        import pooch
-    except ImportError:
-        raise ImportError("downloading needs pooch: pip install 'jaxnet[data]'") from None
+    pooch = _extras.require("pooch", "downloading needs", "data")
     return Path(pooch.os_cache("jaxnet")) / name
 
 
@@ -493,41 +509,58 @@ def _targets(labels: Array, classes: int, one_hot_label: bool) -> Array:
 
 def _split(x: Array, t: Array) -> Split:
     """Shuffle and split, four fifths to one fifth, always alike."""
+    return _parts(x, t, len(x) - len(x) * 4 // 5, 0)
+
+
+def _parts(x: Array, t: Array, held_out: int, seed: int) -> Split:
     # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
-    rows = np.random.RandomState(0).permutation(len(x))
-    train, test = np.split(rows, [len(x) * 4 // 5])
-    return (_rows(x, train), t[train]), (_rows(x, test), t[test])
+    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
+    return (_rows(x, rest), t[rest]), (_rows(x, chosen), t[chosen])
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
-    """Read x_train, t_train and, if they are there, x_test, t_test, their contents unchecked."""
-    known = {f"{letter}_{part}" for letter in "xty" for part in ("train", "test")}
+def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """Read x_train, t_train and, if there are, x_test, t_test, unchecked; and name the other arrays."""
     with path.open("rb") as file:
         start = file.read(4)
         if start[:2] != b"PK":
             got = f"a file that starts with {start!r}" if start else "an empty file"
             raise ValueError(f"{path}: expected an npz file, got {got}")
         file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                names = archive.files
-                found = {name: np.asarray(archive[name]) for name in names if name in known}
-        except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise a dozen unrelated types
+        with _damage_named(path):
+            archive = np.load(file, allow_pickle=False)
+        names, stored = list(archive.files), dict[str, str]()
+        for name in names:
+            array = re.sub("^y_", "t_", name)
+            if array in stored:
+                raise ValueError(f"{path}: expected {array} or {array.replace('t_', 'y_', 1)}, got both")
+            if array in ("x_train", "t_train", "x_test", "t_test"):
+                stored[array] = name
+        expected = [
+            "x_train",
+            "t_train",
+            *(["x_test", "t_test"] if {"x_test", "t_test"} & set(stored) else []),
+        ]
+        if missing := [array for array in expected if array not in stored]:
             raise ValueError(
-                f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "
-                f"({type(error).__name__}: {' '.join(str(error).split())})"
-            ) from None
-    for part in ("train", "test"):
-        if f"y_{part}" in found:
-            if f"t_{part}" in found:
-                raise ValueError(f"{path}: expected t_{part} or y_{part}, got both")
-            found[f"t_{part}"] = found.pop(f"y_{part}")
-    expected = ["x_train", "t_train"] + (["x_test", "t_test"] if {"x_test", "t_test"} & set(found) else [])
-    if missing := [name for name in expected if name not in found]:
+                f"{path}: expected {' and '.join(missing)}, got only {', '.join(names) or 'nothing'}"
+            )
+        for name in stored.values():
+            info = archive.zip.getinfo(f"{name}.npy")
+            _check_expansion(f"{path}: {name}", info.compress_size, info.file_size)
+        with _damage_named(path):
+            found = {name: np.asarray(archive[key]) for name, key in stored.items()}
+    return found, [name for name in names if name not in stored.values()]
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise a dozen unrelated types
         raise ValueError(
-            f"{path}: expected {' and '.join(missing)}, got only {', '.join(names) or 'nothing'}"
-        )
-    return found
+            f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from None
 
 
 def _features(x: Array, name: str, normalize: bool) -> Array:
@@ -553,14 +586,17 @@ def _features(x: Array, name: str, normalize: bool) -> Array:
 
 
 def _labels(t: Array, name: str) -> tuple[Array, int]:
-    """Check labels [n] or one-hot rows [n, classes]; return labels [n] and the number of classes."""
-    if t.ndim == 2 and t.shape[1] == 1 and t.dtype.kind in "iu":
+    """Check labels [n] or one-hot rows [n, classes]; return labels [n] and the classes of rows, else 0."""
+    if t.ndim == 2 and t.shape[1] == 1:
         t = t[:, 0]  # a column of labels, as some datasets have it
+    if t.ndim == 1 and t.dtype.kind in "bf" and (t == np.rint(t)).all() and (abs(t) < 2**53).all():
+        t = t.astype(np.int64)
     if t.ndim not in (1, 2) or t.size == 0:
         raise ValueError(f"{name}: expected labels [n] or one-hot rows [n, classes], got shape {t.shape}")
     if t.dtype.kind not in ("iu" if t.ndim == 1 else "buif"):
         raise TypeError(
-            f"{name}: expected integer labels [n] or one-hot rows [n, classes], got {t.dtype} {t.shape}"
+            f"{name}: expected integer labels [n] or one-hot rows [n, classes], got {t.dtype} {t.shape}; "
+            f"{_NO_CLASSES}"
         )
     if t.ndim == 2:
         good = ((t == 0) | (t == 1)).all(axis=1) & (np.count_nonzero(t, axis=1) == 1)
@@ -573,4 +609,17 @@ def _labels(t: Array, name: str) -> tuple[Array, int]:
     for row in (int(t.argmin()), int(t.argmax())):
         if not 0 <= t[row] < 2**31:
             raise ValueError(f"{name}: expected labels from 0 to {2**31 - 1}, got {t[row]} in row {row}")
-    return t, int(t.max()) + 1
+    return t, 0
+
+
+def _check_classes(labels: Array, name: str) -> None:
+    """Refuse labels that do not number classes from 0, above all IDs and the integers of a regression."""
+    occur, rows = np.unique(labels), len(labels)
+    first, last = occur[0], occur[-1]
+    if first == 1 and last == len(occur):
+        raise ValueError(f"{name}: expected labels from 0, got 1 to {last}: subtract 1 from each")
+    if last >= _FEW_CLASSES and not last / 2 < len(occur) < rows / 2:
+        raise ValueError(
+            f"{name}: expected labels 0, 1, 2 ... of classes with several examples each, got {len(occur)} "
+            f"different ones from {first} to {last} in {rows} rows; {_NO_CLASSES}"
+        )

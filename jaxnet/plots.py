@@ -1,11 +1,13 @@
 """Plots of the source's figures: arrays in, a matplotlib Figure out (extra `[plots]`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
+
+from jaxnet import _extras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,6 +146,11 @@ def images(pixels: Num[ArrayLike, "n d"], labels: Int[ArrayLike, " n"] | Sequenc
     return figure
 
 
+def require() -> None:
+    """Raise ImportError where matplotlib is not installed or fails."""
+    _extras.require("matplotlib.figure", "plots need", "plots")
+
+
 def _axes(xlabel: str, ylabel: str) -> "tuple[Figure, Axes]":
     figure = _figure((6.4, 4.0))
     axes = figure.add_subplot()
@@ -153,9 +160,7 @@ def _axes(xlabel: str, ylabel: str) -> "tuple[Figure, Axes]":
 
 def _figure(size: tuple[float, float]) -> "Figure":
     # Not pyplot: a figure that nobody closes must not stay in memory, nor a window open.
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("plots need matplotlib: pip install 'jaxnet[plots]'") from None
-    settings: dict[str, Any] = {"figsize": size, "layout": "constrained"}
-    return Figure(**settings)
+    require()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")

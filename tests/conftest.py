@@ -1,11 +1,21 @@
+import os
+import signal
+import subprocess
+from contextlib import ExitStack
+
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import config, install_import_hook
 
 # Shapes and dtypes in jaxnet's signatures are checked at every call in the tests.
 with install_import_hook("jaxnet", "beartype.beartype"):
     from jaxnet import datasets
+
+# A shell that ignores Ctrl-C, as those of nohup and cron do, would hand that on to the tests' processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -38,3 +48,49 @@ def mnist():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of all processes of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="module")
+def compiled_once(shared):
+    """JAX's cache on the disk, so that runs of one kind compile once, whatever process they are in."""
+    cache = {"jax_compilation_cache_dir": str(shared), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in cache}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cache.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The digits as a file, to spare each process scikit-learn."""
+    (x_train, t_train), (x_test, t_test) = datasets.load("digits")
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x_train=x_train, t_train=t_train, x_test=x_test, t_test=t_test)
+    return path
+
+
+@pytest.fixture
+def start():
+    """`subprocess.Popen` with its output piped; what still runs after the test is ended."""
+    with ExitStack() as processes:
+
+        def start(command, **options):
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = processes.enter_context(subprocess.Popen(command, **(pipes | options)))
+            processes.callback(process.kill)
+            return process
+
+        yield start

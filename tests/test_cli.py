@@ -1,10 +1,8 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -14,12 +12,13 @@ from matplotlib.image import imread
 import reference_numpy
 from jaxnet import checkpoints, cli, datasets, network
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = ["--data", "digits", "--steps", "300", "--eval-every", "100"]
 
 
-def run(*arguments, cwd=None, **options):
+def run(*arguments, **options):
     command = [sys.executable, "-m", "jaxnet", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 def history_of(folder):
@@ -88,9 +87,9 @@ def test_a_run_is_not_overwritten_unasked(tmp_path, capsys):
     assert (tmp_path / "history.csv").read_bytes() != before
 
 
-def test_the_default_folder_is_named_after_the_data(tmp_path):
-    done = run("train", "--data", "digits", "--steps", "10", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_default_folder_is_named_after_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--data", "digits", "--steps", "10"]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("digits-") and (folder / "accuracy.png").exists()
 
@@ -104,54 +103,9 @@ def test_your_own_arrays(tmp_path, rng, capsys):
     assert "3-50-3, sgd at 0.1, 2000 steps: test accuracy 1.0000" in capsys.readouterr().out
 
 
-def test_ctrl_c_writes_what_is_done(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "jaxnet",
-        "train",
-        "--data",
-        "digits",
-        "--steps",
-        "100000000",
-        "--out",
-        tmp_path,
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("train acc")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
-    assert " steps (interrupted): test accuracy " in out
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["interrupted"] and summary["steps"] == len(history_of(tmp_path)) > 0
-
-
-def test_a_run_that_diverges_keeps_what_was_finite(tmp_path, capsys):
-    arguments = [
-        "--data",
-        "digits",
-        "--activation",
-        "relu",
-        "--learning-rate",
-        "1e20",
-        "--out",
-        str(tmp_path),
-    ]
-    assert cli.main(["train", *arguments]) == 2
-    line = one_line(capsys)
-    assert line.startswith("jaxnet train: error: ") and line.endswith(
-        f"; {tmp_path} holds the run up to there"
-    )
-    steps = int(line.split(" at step ")[1].split(";")[0])
-    assert len(history_of(tmp_path)) == steps
-    params = checkpoints.load_params(tmp_path / "params.safetensors").params
-    assert all(np.isfinite(array).all() for array in jax.tree.leaves(params))
-
-
-def test_output_into_a_closed_pipe(tmp_path):
-    command = f"{sys.executable} -m jaxnet train --data digits --steps 2000 --out {tmp_path} | head -n 1"
+def test_output_into_a_closed_pipe(tmp_path, digits):
+    options = f"--data {digits} --eval-every 20 --steps 2000 --out {tmp_path}"
+    command = f"{sys.executable} -m jaxnet train {options} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("train acc") and done.stderr == ""
 
@@ -270,3 +224,26 @@ def test_parity_sees_a_wrong_reference(monkeypatch, capsys):
     monkeypatch.setattr(reference_numpy.network, "sigmoid_grad", lambda *args: right(*args) * (1 + 1e-6))
     assert cli.main(["parity", "--data", "digits", "--steps", "200"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "FAIL at 1e-10"
+
+
+SQUARE = "import numpy as np\ndef f(x): return (x ** 2).sum()\ndef f_args(): return (np.ones(3),)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SQUARE + "import sys\nsys.exit(0)\n", "cannot be imported: SystemExit: 0"),
+        (SQUARE + "def f_args(): raise SystemExit('done')\n", "mine.py:f: SystemExit: done"),
+        (SQUARE.replace("return (x", "exit(); return (x"), "mine.py:f: SystemExit: None"),
+    ],
+)
+def test_a_checked_file_that_ends_the_process(code, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(code)
+    assert cli.main(["check", f"{tmp_path / 'mine.py'}:f"]) == 2
+    assert message in one_line(capsys)
+
+
+def test_a_checked_file_is_a_module_of_its_own(tmp_path, capsys):
+    (tmp_path / "numpy.py").write_text(SQUARE)
+    assert cli.main(["check", f"{tmp_path / 'numpy.py'}:f"]) == 0
+    assert "numpy.py" in sys.modules["jaxnet_check_numpy"].__file__ and sys.modules["numpy"] is np

@@ -1,5 +1,8 @@
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxnet import checkpoints, cli, datasets, network
 from jaxnet.cli import problem
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = ["--data", "digits", "--steps", "200", "--eval-every", "50"]
 
 
@@ -16,7 +20,8 @@ def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
     grid = ["--seeds", "2", "--learning-rate", "0.3", "0.9", "--weight-std", "0.1", "--seed", "5"]
     momentum = ["--optimizer", "nesterov", "--momentum", "0.5"]
     folder = tmp_path / "sweep"
-    assert cli.main(["sweep", *QUICK, *grid, *momentum, "--out", str(folder)]) == 0
+    command = ["sweep", *QUICK, *grid, *momentum, "--out", str(folder)]
+    assert cli.main(command) == 0
     out = capsys.readouterr().out.splitlines()
     with (folder / "networks.csv").open() as file:
         networks = list(csv.DictReader(file))
@@ -57,6 +62,14 @@ def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
 
     assert cli.main(["sweep", *QUICK, *grid, "--out", str(folder)]) == 2
     assert "already holds a run: choose another --out, or --overwrite it" in capsys.readouterr().err
+    # A terminal that has no ± gets the table nevertheless, and the folder the same network.
+    params = (folder / "params.safetensors").read_bytes()
+    command = [sys.executable, "-m", "jaxnet", *command, "--overwrite"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == out[1].replace("±", "?")
+    assert (folder / "params.safetensors").read_bytes() == params
 
 
 def test_a_folder_in_use_is_refused(tmp_path, capsys):

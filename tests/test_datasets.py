@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -517,7 +518,7 @@ def test_the_cache_is_the_users_folder_for_jaxnet():
     assert datasets._cache_folder("mnist").parts[-2:] == ("jaxnet", "mnist") or sys.platform == "win32"
 
 
-def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path):
+def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path, start):
     program = (
         "import sys, pathlib; from jaxnet import datasets as d\n"
         "d._SOURCES['mnist'] = d._SOURCES['mnist']._replace(mirrors=(sys.argv[1],))\n"
@@ -526,12 +527,8 @@ def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k != "JAXNET_DATA_DIR"} | {"NO_PROXY": "127.0.0.1"}
     with Mirror({f"{IMAGES}.gz": bytes(1 << 20)}, stall=True) as mirror:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, mirror.url, str(tmp_path / "cache")],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-c", program, mirror.url, str(tmp_path / "cache")]
+        process = start(command, env=environment)
         give_up = time.monotonic() + 30
         while not any(p.stat().st_size for p in (tmp_path / "cache").glob("*")):
             assert process.poll() is None, process.communicate()[1]
@@ -560,7 +557,7 @@ def mine(**changes):
 
 def test_npz_with_test_arrays(tmp_path):
     arrays = mine()
-    np.savez(tmp_path / "mine.npz", **arrays, ignored=np.array("text"))
+    np.savez(tmp_path / "mine.npz", **arrays)
     (x_train, t_train), (x_test, t_test) = datasets.load_npz(tmp_path / "mine.npz")
     np.testing.assert_array_equal(x_train, arrays["x_train"].reshape(6, 4).astype(np.float32))
     np.testing.assert_array_equal(x_test, arrays["x_test"].reshape(3, 4).astype(np.float32))
@@ -571,6 +568,30 @@ def test_npz_with_test_arrays(tmp_path):
     np.testing.assert_array_equal(
         one_hot, np.eye(4, dtype=np.float32)[[2, 1, 3]]
     )  # a label only in test counts
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path, caplog):
+    arrays = mine(x_test=None, t_test=None)
+    np.savez(tmp_path / "mine.npz", **arrays, x_tset=np.ones(2), t_tset=np.array("text"))
+    datasets.load_npz(tmp_path / "mine.npz")
+    assert caplog.messages == [f"{tmp_path / 'mine.npz'}: not used: x_tset, t_tset"]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_labels_that_are_whole_numbers_of_another_type(tmp_path, dtype, shape):
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    np.savez(tmp_path / "mine.npz", **mine(t_train=labels.reshape(shape).astype(dtype)))
+    (_, t_train), _ = datasets.load_npz(tmp_path / "mine.npz")
+    assert t_train.dtype == np.int32
+    np.testing.assert_array_equal(t_train, labels)
+
+
+@pytest.mark.parametrize("labels", [np.arange(200) % 100, np.arange(3000) % 1000, [0, 99] * 100])
+def test_many_classes(tmp_path, labels):
+    np.savez(tmp_path / "mine.npz", x_train=np.ones((len(labels), 2)), t_train=labels)
+    (_, t_train), (_, t_test) = datasets.load_npz(tmp_path / "mine.npz")
+    np.testing.assert_array_equal(np.sort([*t_train, *t_test]), np.sort(labels))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -647,9 +668,26 @@ BAD_ARRAYS = {
         "x_train: expected real numbers, got complex128",
     ),
     "float labels": (
-        mine(t_train=np.arange(6.0)),
+        mine(t_train=np.arange(6) / 2),
         TypeError,
-        r"t_train: expected integer .*got float64 \(6,\)",
+        r"t_train: expected integer .*got float64 \(6,\); number .*, or, for a regression, train with",
+    ),
+    "NaN labels": (mine(t_train=np.full(6, np.nan)), TypeError, "t_train: expected integer .*got float64"),
+    "labels from 1": (
+        mine(t_train=np.array([1, 2, 3, 1, 2, 3]), t_test=np.array([1, 2, 4])),
+        ValueError,
+        "t_train: expected labels from 0, got 1 to 4: subtract 1 from each",
+    ),
+    "prices": (
+        mine(t_train=np.array([15000, 448440, 25900, 31800, 25900, 15000])),
+        ValueError,
+        "t_train: expected labels 0, 1, 2 .*, got 7 different ones from 1 to 448440 in 9 rows; number the "
+        r"classes that occur, as np.unique\(t, return_inverse=True\)\[1\] does, or, for a regression, ",
+    ),
+    "IDs": (
+        {"x_train": np.ones((300, 2)), "t_train": np.arange(300)},
+        ValueError,
+        "got 300 different ones from 0 to 299 in 300 rows",
     ),
     "text labels": (mine(t_train=np.full(6, "a")), TypeError, "t_train: expected integer labels.* got <U1"),
     "text rows": (
@@ -731,6 +769,34 @@ def test_npz_files_that_are_none(tmp_path):
         datasets.load_npz(tmp_path / "none.npz")
 
 
+def test_archives_that_would_fill_the_memory_are_refused_at_once(tmp_path):
+    start = time.perf_counter()
+
+    def flushed(data):
+        packer = zlib.compressobj(wbits=-15)
+        return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    zeros = flushed(bytes(2**20)) * 4096  # 4 GB in 4 MB
+    images = gzip.compress(b"")[:10] + flushed(struct.pack(">4I", 0x803, 4096, 1024, 1024)) + zeros
+    (tmp_path / "images.gz").write_bytes(images)
+    with pytest.raises(ValueError, match=r"images.gz: expected data, got \d+ bytes .* unpack to 4294967312"):
+        datasets.read_idx(tmp_path / "images.gz")
+    (tmp_path / "long.gz").write_bytes(images[:10] + flushed(IDX[IMAGES]) + zeros)
+    with pytest.raises(ValueError, match="expected 616 bytes for 50 x 4 x 3 images, got more"):
+        datasets.read_idx(tmp_path / "long.gz")
+
+    np.savez_compressed(tmp_path / "mine.npz", **mine(x_train=np.zeros((6, 1000))))
+    data = bytearray((tmp_path / "mine.npz").read_bytes())
+    with zipfile.ZipFile(tmp_path / "mine.npz") as archive:
+        entry = data.index(b"PK\x01\x02", archive.start_dir)
+    assert data[entry + 46 :].startswith(b"x_train.npy")
+    data[entry + 24 : entry + 28] = struct.pack("<I", 2**32 - 2)  # the size unpacked
+    (tmp_path / "mine.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"mine.npz: x_train: expected data, .* unpack to 4294967294"):
+        datasets.load_npz(tmp_path / "mine.npz")
+    assert time.perf_counter() - start < 2
+
+
 # --- load ------------------------------------------------------------------------------------------
 
 
@@ -766,6 +832,52 @@ def test_load_of_an_unknown_name_lists_the_choices(name, hint):
 def test_load_refuses_a_directory_that_means_nothing(name, tmp_path):
     with pytest.raises(ValueError, match="directory is for 'mnist' and 'fashion-mnist' only"):
         datasets.load(name, tmp_path)
+
+
+class Labelled:
+    """An array with rows known by their labels, as those of a pandas Series are."""
+
+    def __init__(self, values, labels):
+        self.values, self.labels = values, labels
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, labels):
+        return self.values[[self.labels.index(label) for label in labels]]
+
+
+def test_split_knows_rows_by_their_position():
+    x, t = np.arange(20.0).reshape(10, 2), np.arange(10)
+    expected = datasets.split((x, t), 0.3)
+    backwards = Labelled(t, list(range(9, -1, -1)))
+    for other in ((x, backwards), (Labelled(x, list(range(9, -1, -1))), t), (x.tolist(), t.tolist())):
+        for part, got in zip(expected, datasets.split(other, 0.3), strict=True):
+            np.testing.assert_array_equal(part[0], got[0])
+            np.testing.assert_array_equal(part[1], got[1])
+
+
+@pytest.mark.parametrize(
+    ("examples", "kind", "message"),
+    [
+        (
+            (np.ones((10, 2)), np.ones(9)),
+            ValueError,
+            r"as many inputs as targets, got shapes \[10, 2\] and \[9\]",
+        ),
+        ((np.ones((10, 2)), 1), ValueError, r"as many inputs as targets, got shapes \[10, 2\] and \[\]"),
+        (np.ones((2, 2)), ValueError, r"must be a pair \(x, t\) of arrays, got ndarray"),
+        ((np.ones((0, 2)), np.ones(0)), ValueError, "at least one example"),
+        ((np.full(10, "a"), np.ones(10)), TypeError, "must be two arrays of numbers, got"),
+        (([[1.0], [1.0, 2.0]], [1, 2]), TypeError, "must be two arrays of numbers, got"),
+    ],
+)
+def test_split_of_what_are_no_examples(examples, kind, message, unchecked):
+    with pytest.raises(kind, match=message):
+        datasets.split(examples, 0.3)
 
 
 def test_split_parts_the_examples_alike_for_a_seed():

@@ -4,15 +4,13 @@ import argparse
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
-from jaxnet.cli import check, parity, run_folder, sweep, train
+from jaxnet.cli import check, parity, run_folder, signals, sweep, train
 from jaxnet.cli.options import Parser, shared
 
 _COMMANDS = {"train": train, "sweep": sweep, "check": check, "parity": parity}
@@ -20,6 +18,10 @@ _COMMANDS = {"train": train, "sweep": sweep, "check": check, "parity": parity}
 
 def entry() -> NoReturn:
     """Run the command of this process and end it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
     code = main()
     if code not in (130, 143):
         sys.exit(code)
@@ -31,24 +33,19 @@ def entry() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     options = _parser().parse_args(argv)
-    try:
-        jax.devices()
-    except (
-        Exception
-    ) as error:  # jax documents none: AssertionError for an absent CUDA, RuntimeError for others
-        print(f"jaxnet: error: JAX finds no usable device: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    with _terminations() as terminations:
+    with signals.handled() as came:
         code = _run(options, argv)
-    return 143 if terminations and code == 130 else code
+        return 143 if code == 130 and signal.SIGTERM in came else code
 
 
-def _run(options: argparse.Namespace, argv: Sequence[str] | None) -> int:
-    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, jax.errors.JaxRuntimeError
+def _run(options: argparse.Namespace, argv: list[str]) -> int:
+    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError
     try:
         if getattr(options, "resume", False):
-            options = _parser(run_folder.saved_options(options)).parse_args(argv)
+            options = _resumed(options, argv)
+        _check_device()
         return options.run(options)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,46 +53,37 @@ def _run(options: argparse.Namespace, argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
-    except expected as error:
+    except (*expected, jax.errors.JaxRuntimeError) as error:
         print(f"jaxnet {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
-@contextmanager
-def _terminations() -> Iterator[list[int]]:
-    """Make the first SIGTERM end the command as Ctrl-C does, and tell whether there was one.
-
-    Either may arrive where what it raises goes nowhere, as in a garbage collection: then it comes again.
-    """
-    received: list[int] = []
-
-    def end(number: int, frame: object) -> None:
-        if not received:
-            received.append(number)
-            raise KeyboardInterrupt
-
-    def again(lost: Any) -> None:
-        if lost.exc_type is not KeyboardInterrupt:
-            hook(lost)
-        else:
-            number = received.pop() if received else signal.SIGINT
-            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
-        yield received
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    hook, sys.unraisablehook = sys.unraisablehook, again
+def _check_device() -> None:
     try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.unraisablehook = hook
+        jax.devices()
+    # jax documents none: AssertionError for an absent CUDA, RuntimeError for others
+    except Exception as error:
+        raise ValueError(f"JAX finds no usable device: {error}") from None
 
 
-def _parser(saved: dict[str, Any] | None = None) -> argparse.ArgumentParser:
-    """Return the parser, the defaults of `train` being the options of the run to resume, if there is one."""
-    parser = Parser(prog="jaxnet", description=__doc__, allow_abbrev=False)
+def _resumed(options: argparse.Namespace, argv: list[str]) -> argparse.Namespace:
+    """Return the options of the run to resume, checked as the command line's, which come after them."""
+    known = set(vars(_parser().parse_args([options.command])))
+    path, saved = run_folder.saved_arguments(options, known)
+    try:
+        _parser(_Saved).parse_args([options.command, *saved])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return _parser().parse_args([options.command, *saved, *argv[1:]])
+
+
+class _Saved(Parser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser(kind: type[Parser] = Parser) -> Parser:
+    parser = kind(prog="jaxnet", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"jaxnet {version('jaxnet')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     form = argparse.ArgumentDefaultsHelpFormatter
@@ -109,5 +97,5 @@ def _parser(saved: dict[str, Any] | None = None) -> argparse.ArgumentParser:
             formatter_class=form,
         )
         command.add_options(sub.add_argument)
-        sub.set_defaults(**(saved if saved and command is train else {}), run=command.run)
+        sub.set_defaults(run=command.run)
     return parser

@@ -47,19 +47,15 @@ def add_options(add: Add) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the report; return 0 where it passes, 1 where it fails, 3 where it is inconclusive."""
     if options.target is not None:
-        report = _check_own(options.target)
+        report, reason = _check_own(options.target), ""
     elif options.published_softmax:
-        report = _check_published(options)
+        report, reason = _check_published(options)
     else:
-        params, x, t = _network(options)
-        report = check_gradients(
-            partial(network.loss, activation=options.activation),
-            params,
-            x,
-            t,
-            candidates={"backprop": partial(network.backprop, activation=options.activation)},
-        )
-        print(report)
+        chosen = {"activation": options.activation}
+        candidates = {"backprop": partial(network.backprop, **chosen)}
+        report = check_gradients(partial(network.loss, **chosen), *_network(options), candidates=candidates)
+        reason = ""
+    print(report, reason, sep="")
     return _CODES[report.verdict]
 
 
@@ -77,39 +73,32 @@ def _network(options: argparse.Namespace) -> tuple[network.Params, np.ndarray, n
     )
 
 
-def _check_published(options: argparse.Namespace) -> GradientReport:
+def _check_published(options: argparse.Namespace) -> tuple[GradientReport, str]:
+    """Return the report, and why it fails."""
     params, x, t = _network(options)
-
-    def published_loss(params: network.Params, x: Any, t: Any) -> Any:
-        return cross_entropy_error(
-            softmax(network.logits(params, x, activation=options.activation), axis=None), one_hot(t)
-        )
+    logits = partial(network.logits, activation=options.activation)
 
     def one_hot(t: Any) -> Any:
-        return (jnp.asarray(t)[:, None] == jnp.arange(classes)).astype(float)
+        return (jnp.asarray(t)[:, None] == jnp.arange(params[-1].weight.shape[1])).astype(float)
+
+    def published_loss(params: network.Params, x: Any, t: Any) -> Any:
+        return cross_entropy_error(softmax(logits(params, x), axis=None), one_hot(t))
 
     def published_backprop(params: network.Params, x: Any, t: Any) -> Any:
-        z, back = jax.vjp(lambda p: network.logits(p, x, activation=options.activation), params)
+        z, back = jax.vjp(lambda p: logits(p, x), params)
         return back((softmax(z, axis=None) - one_hot(t)) / len(t))[0]  # the source's dz
 
-    classes = params[-1].weight.shape[1]
-    report = check_gradients(
-        published_loss, params, x, t, candidates={"published backprop": published_backprop}
+    candidates = {"published backprop": published_backprop}
+    report = check_gradients(published_loss, params, x, t, candidates=candidates)
+    mean = float(softmax(logits(params, x), axis=None).sum(axis=1).mean())
+    reason = (
+        "\n\nthe published softmax divides by the sum over the whole batch: the probabilities of\n"
+        f"an example sum to about {mean:.2g} = 1/{len(t)}, not to 1. The published backward pass,\n"
+        "dz = (y - t) / n, is the gradient for a softmax of each row: the network is trained by\n"
+        "something else than the gradient of its loss, and does not learn.\n"
+        "jaxnet's softmax takes each row by itself: jaxnet check"
     )
-    print(report)
-    sums = np.asarray(
-        softmax(network.logits(params, x, activation=options.activation), axis=None).sum(axis=1)
-    )
-    if report.verdict == "fail":
-        n = len(t)
-        print(
-            "\nthe published softmax divides by the sum over the whole batch: the probabilities of\n"
-            f"an example sum to about {sums.mean():.2g} = 1/{n}, not to 1. The published backward pass,\n"
-            "dz = (y - t) / n, is the gradient for a softmax of each row: the network is trained by\n"
-            "something else than the gradient of its loss, and does not learn.\n"
-            "jaxnet's softmax takes each row by itself: jaxnet check"
-        )
-    return report
+    return report, reason if report.verdict == "fail" else ""
 
 
 def _check_own(target: str) -> GradientReport:
@@ -127,13 +116,11 @@ def _check_own(target: str) -> GradientReport:
     candidate = getattr(module, f"{name}_gradient", None)
     with _user_code(target):
         args = make_args()
-        report = check_gradients(
+        return check_gradients(
             f,
             *(args if isinstance(args, tuple) else (args,)),
             candidates={} if candidate is None else {f"{name}_gradient": candidate},
         )
-    print(report)
-    return report
 
 
 @contextmanager
@@ -141,7 +128,7 @@ def _user_code(where: str) -> Iterator[None]:
     """Say in one line, as the command promises, whatever a user's code raises: it can be any exception."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         raise ValueError(
             f"{where}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
@@ -151,10 +138,11 @@ def _user_code(where: str) -> Iterator[None]:
 def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"expected a Python file, got {path}, which there is not")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"jaxnet_check_{path.stem}"  # its own: a file may be called numpy.py
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
         with _user_code(f"{path} cannot be imported"):

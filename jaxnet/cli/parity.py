@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from jaxnet import network, training
+from jaxnet.cli import signals
 from jaxnet.cli.options import Add, load, number, weight_std, whole
 
 HELP = "Train the NumPy reference and jaxnet side by side in float64 and print how far apart they ever are."
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             optimizer=optax.sgd(options.learning_rate),
             loss_after_update=True,
             stretch=_PARITY_EVERY,
-            callbacks=[compare],
+            callbacks=[compare, signals.heed],
             progress=False,
         )
     if result.interrupted:

@@ -27,6 +27,7 @@ class Problem(NamedTuple):
     sizes: tuple[int, ...]
     loss: Any
     metrics: dict[str, Any]
+    input_scale: float
     settings: dict[str, Any]
     """What `config.json` says of all this."""
 
@@ -98,7 +99,8 @@ def read(options: argparse.Namespace) -> Problem:
         "device": str(jax.devices()[0]),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
-    return Problem(parts, sizes, loss, {name: known[name] for name in sorted(names)}, settings)
+    metrics = {name: known[name] for name in sorted(names)}
+    return Problem(parts, sizes, loss, metrics, datasets.input_scale(options.data), settings)
 
 
 def init(

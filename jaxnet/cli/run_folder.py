@@ -1,31 +1,48 @@
-"""The run folder of `jaxnet train` and `sweep`: what run it holds, and whether that can be resumed."""
+"""The run folder of `jaxnet train` and `sweep`: whose it is, what it holds, whether that can be resumed."""
 
 import argparse
 import hashlib
+import io
 import json
+import shutil
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet import _tensors, checkpoints, datasets
+from jaxnet import _tensors, checkpoints, datasets, plots
 
-_CONFIG, _SUMMARY = "config.json", "summary.json"
-_OUTPUTS = (_SUMMARY, "params.safetensors", "networks.csv", "loss.png", "accuracy.png")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CONFIG, _HISTORY, _SUMMARY = "config.json", "history.csv", "summary.json"
+_LOCK, _PREVIOUS = ".lock", "previous"
+# All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
+_FILES = (_HISTORY, "params.safetensors", "networks.csv", "loss.png", "accuracy.png", _CONFIG, _SUMMARY)
 _OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
 _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
 
 
 def path(options: argparse.Namespace) -> Path:
-    """Return the run folder, made and seen to be writable before anything is computed."""
+    """Return the run folder, made and seen to be jaxnet's to write into before anything is computed."""
+    _tensors.require()
+    plots.require()
     default = Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder: Path = getattr(options, "out", default)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
+        others = sorted({path.name for path in folder.iterdir()} - {_LOCK, _PREVIOUS})
+        if others and not _is_own(folder):
+            raise ValueError(
+                f"{folder} holds what is not of a jaxnet run, {', '.join(others[:5])}: choose another --out"
+            )
+        (folder / _LOCK).touch()
     except OSError as error:
         raise ValueError(
             f"--out must be a folder that can be written, got {folder}: {error.strerror}"
@@ -33,13 +50,30 @@ def path(options: argparse.Namespace) -> Path:
     return folder
 
 
-def saved_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of the run to resume, which hold where the command line does not say otherwise."""
+def saved_arguments(options: argparse.Namespace, known: set[str]) -> tuple[Path, list[str]]:
+    """Return where the run to resume says its options, and those as arguments; known: which there must be."""
     if not hasattr(options, "out"):
         raise ValueError("--resume needs the run's folder: expected --out FOLDER, got none")
     if options.overwrite:
         raise ValueError("expected --resume or --overwrite, got both")
-    return _read_config(options.out).get("options", {})
+    path = options.out / _CONFIG
+    if not path.exists():
+        raise ValueError(
+            f"--resume needs the run's folder: expected one that holds {_CONFIG}, got {options.out}"
+        )
+    saved = _read_config(options.out).get("options")
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path}: expected a JSON object under 'options', got {saved!r}")
+    if missing := sorted(known - set(_OF_THIS_CALL) - saved.keys()):
+        raise ValueError(f"{path}: expected {missing[0]!r} among the options, got none")
+    arguments = []
+    for name, value in saved.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            arguments += [flag, *map(str, value)]
+        elif value is not False:
+            arguments.append(flag if value is True else f"{flag}={value}")
+    return path, arguments
 
 
 def configuration(options: argparse.Namespace, split: datasets.Split, **settings: Any) -> dict[str, Any]:
@@ -58,41 +92,84 @@ def fingerprint(split: datasets.Split) -> str:
     return digest.hexdigest()
 
 
-def check(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -> None:
-    """Refuse a folder that holds another run, listing the differences if it is to be resumed."""
+def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -> Callable[..., None]:
+    """Make room for a run in a folder that is locked; give back what is to be called at its end.
+
+    Refuses a folder that holds another run, listing the differences if it is to be resumed. With --overwrite
+    that run goes into `previous/`, from where it comes back if the new one ends with an error and nothing to
+    show, and is removed once the new one is whole.
+    """
     if options.resume:
-        saved = _read_config(folder)
-        free = set(_FREE)
-        if saved.get("schedule", "constant") != "constant":
-            free.remove("steps")  # the learning rates depend on how many there are
-        differences = [
-            f"{name}: expected {saved.get(name)}, got {expected.get(name)}"
-            for name in sorted((saved.keys() | expected.keys()) - free)
-            if saved and saved.get(name) != expected.get(name)
-        ]
-        if differences:
+        _check_same(folder, expected)
+        if (folder / _SUMMARY).exists() and not checkpoints.steps(folder):
             raise ValueError(
-                f"{folder} holds another run, which cannot be resumed as this one: {'; '.join(differences)}"
+                f"{folder} holds a run that ended, without checkpoints: expected one to go on from"
             )
-        for name in ("device", "versions"):
-            if saved and saved[name] != expected[name]:
-                print(
-                    f"note: begun with {saved[name]}, resumed with {expected[name]}: bits may differ",
-                    file=sys.stderr,
-                )
-    elif not options.overwrite:
-        if (folder / _SUMMARY).exists():
-            raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
-        if checkpoints.steps(folder):
-            raise ValueError(
-                f"{folder} holds a run that did not end: --resume it, choose another --out, or --overwrite it"
+        return lambda *error: None
+    if options.overwrite:
+        # What is beside a run put aside is an attempt to replace it.
+        if (folder / _PREVIOUS / _SUMMARY).exists():
+            _move(folder)
+        _move(folder, folder / _PREVIOUS)
+    elif (folder / _SUMMARY).exists():
+        raise ValueError(f"{folder} already holds a run: choose another --out, or --overwrite it")
+    elif _written(folder) or (folder / _PREVIOUS).exists():
+        raise ValueError(
+            f"{folder} holds a run that did not end: --resume it, choose another --out, or --overwrite it"
+        )
+    return partial(_end, folder)
+
+
+def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is not None and {path.name for path in _written(folder)} <= {_CONFIG, _HISTORY}:
+        _move(folder)
+        _move(folder / _PREVIOUS, folder)
+
+
+def _check_same(folder: Path, expected: dict[str, Any]) -> None:
+    saved = _read_config(folder)
+    free = set(_FREE)
+    if saved.get("schedule", "constant") != "constant":
+        free.remove("steps")  # the learning rates depend on how many there are
+    differences = [
+        f"{name}: expected {saved.get(name)}, got {expected.get(name)}"
+        for name in sorted((saved.keys() | expected.keys()) - free)
+        if saved.get(name) != expected.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds another run, which cannot be resumed as this one: {'; '.join(differences)}"
+        )
+    for name in ("device", "versions"):
+        if saved.get(name) != expected[name]:
+            print(
+                f"note: begun with {saved.get(name)}, resumed with {expected[name]}: bits may differ",
+                file=sys.stderr,
             )
 
 
-def clear(folder: Path, options: argparse.Namespace) -> None:
-    """Remove what an earlier run wrote at its end, and its configuration unless it is to be resumed."""
-    for name in (*_OUTPUTS, *(() if options.resume else (_CONFIG,))):
-        (folder / name).unlink(missing_ok=True)
+def _written(folder: Path) -> list[Path]:
+    """Return what jaxnet wrote into a run folder, by name."""
+    saved = folder.glob("checkpoints/*")
+    found = [path for path in saved if path.name.partition(".")[0].isdecimal() or path.stem == "best"]
+    return found + [folder / name for name in _FILES if (folder / name).exists()]
+
+
+def _move(source: Path, target: Path | None = None) -> None:
+    """Move what jaxnet wrote from one folder to another, or delete it, and folders that this leaves empty."""
+    # What marks a whole run comes last, and goes first.
+    for path in _written(source) if target else reversed(_written(source)):
+        if target:
+            to = target / path.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(to)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in (source / "checkpoints", source):
+        with suppress(OSError):  # it is not there, or holds something: the run folder its lock
+            path.rmdir()
 
 
 def write_config(folder: Path, content: dict[str, Any]) -> None:
@@ -100,28 +177,48 @@ def write_config(folder: Path, content: dict[str, Any]) -> None:
     _write_json(folder / _CONFIG, content)
 
 
-def write_params(folder: Path, options: argparse.Namespace, params: Any) -> None:
+def write_params(folder: Path, options: argparse.Namespace, params: Any, input_scale: float) -> None:
     """Write `params.safetensors`, with what is needed to use them."""
     checkpoints.save_params(
         folder / "params.safetensors",
         params,
         activation=options.activation,
-        input_scale=datasets.input_scale(options.data),
+        input_scale=input_scale,
         class_names=datasets.CLASS_NAMES.get(options.data),
     )
 
 
 def write_summary(folder: Path, content: dict[str, Any]) -> None:
-    """Write `summary.json`, which marks a run that came to its end."""
+    """Write `summary.json`, which marks a run that came to its end, and remove the run that it replaces."""
     _write_json(folder / _SUMMARY, content)
+    if not content["interrupted"]:
+        _move(folder / _PREVIOUS)
+
+
+def write_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
+    """Write what is drawn; where that fails, whatever it is, only say so: the results are there."""
+    try:
+        data = io.BytesIO()
+        draw().savefig(data, dpi=150)
+        _tensors.write(path, data.getvalue())
+    except Exception as error:
+        print(f"jaxnet: warning: no {path}: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        versions = _read_config(folder).get("versions")
+    except ValueError:
+        return False
+    return isinstance(versions, dict) and "jaxnet" in versions
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / _CONFIG).read_text())
+        content = json.loads((folder / _CONFIG).read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / _CONFIG}: expected JSON, got a damaged file ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{folder / _CONFIG}: expected a JSON object, got {type(content).__name__}")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import itertools
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,11 @@ def _run(options: argparse.Namespace) -> int:
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
     folder = run_folder.path(options)
-    with checkpoints.lock(folder):
+    with ExitStack() as ending, checkpoints.lock(folder):
         split = task.parts["train"], task.parts["test"]
         extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
         configuration = run_folder.configuration(options, split, **task.settings | extra)
-        run_folder.check(folder, options, configuration)
-        run_folder.clear(folder, options)
+        ending.push(run_folder.begin(folder, options, configuration))
         run_folder.write_config(folder, configuration)
 
         keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
@@ -112,16 +112,15 @@ def _write(
     varying = varying or ["learning_rate"]
     rows = _table(settings, seeds, final, result.diverged)
     rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_accuracy_mean"] or 0)))
-    _print_table(rows, varying, judge, final, seeds)
     _write_networks(folder / "networks.csv", networks, result, final)
     if not np.isnan(final[judge]).all():
         best = int(np.nanargmax(final[judge]))
-        run_folder.write_params(folder, options, jax.tree.map(lambda leaf: leaf[best], result.params))
+        params = jax.tree.map(lambda leaf: leaf[best], result.params)
+        run_folder.write_params(folder, options, params, task.input_scale)
     curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
     bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
-    figure = plots.accuracy_bands(epochs, bands, ylabel=f"{judge} accuracy, mean ± std of {seeds} seeds")
-    figure.savefig(folder / "accuracy.png", dpi=150)
+    ylabel = f"{judge} accuracy, mean ± std of {seeds} seeds"
     summary = {
         "interrupted": result.interrupted,
         "networks": len(networks),
@@ -131,11 +130,14 @@ def _write(
         "ranking": rows,
     }
     run_folder.write_summary(folder, summary)
+    _print_table(rows, varying, judge, final, seeds)
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
         f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of "
         f"training, {result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
     )
+    picture = folder / "accuracy.png"
+    run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
 
 
 def _final_accuracies(task: problem.Problem, result: many.FitManyResult, part: str) -> np.ndarray:

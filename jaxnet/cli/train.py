@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 
 from jaxnet import checkpoints, plots, training
-from jaxnet.cli import problem, run_folder
+from jaxnet.cli import problem, run_folder, signals
 from jaxnet.cli.options import Add, whole
 
 HELP = "Train a network; the defaults are the source's run (4.4)."
@@ -69,14 +70,18 @@ def _run(options: argparse.Namespace) -> int:
     failure: training.NonFiniteError | None = None
     params = problem.init(options, sizes, init_key, weight_std)
     best = f"{'validation' if 'validation' in task.parts else 'test'}_accuracy"
-    with checkpoints.Checkpointer(folder, every=every, best=best, overwrite=options.overwrite) as saver:
-        run_folder.check(folder, options, configuration)
-        run_folder.clear(folder, options)
+    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every, best=best) as saver:
+        ending.push(run_folder.begin(folder, options, configuration))
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
-        run_folder.write_config(folder, configuration)
         if options.resume:
-            at = "nothing to resume" if resume is None else f"resumed after {resume.state.step} steps"
+            done = 0 if resume is None else int(resume.state.step)
+            if options.steps < done:
+                raise ValueError(
+                    f"{folder} has done {done} steps: expected --steps {done} or more, got {options.steps}"
+                )
+            at = f"resumed after {done} steps" if done else "nothing to resume"
             print(f"{folder}: {at}", file=sys.stderr)
+        run_folder.write_config(folder, configuration)
         try:
             result = training.fit(
                 task.loss,
@@ -92,12 +97,14 @@ def _run(options: argparse.Namespace) -> int:
                 metrics=task.metrics,
                 eval_every=getattr(options, "eval_every", None),
                 early_stopping=stopping,
-                callbacks=[print_accuracies, saver],
+                callbacks=[print_accuracies, saver, signals.heed],
                 stretch=every,
                 resume=resume,
             )
         except training.NonFiniteError as error:
             failure, result = error, error.result
+        if result.interrupted and not result.state.step:  # nothing to keep
+            raise KeyboardInterrupt
         saver.save(result)
         steps, seconds = len(result.history.loss), result.train_seconds
         summary = {
@@ -110,8 +117,7 @@ def _run(options: argparse.Namespace) -> int:
             "train_seconds": seconds,
             "compile_seconds": result.compile_seconds,
         }
-        run_folder.write_params(folder, options, result.params)
-        _plot(folder, result.history, len(train[0]) / options.batch_size)
+        run_folder.write_params(folder, options, result.params, task.input_scale)
         run_folder.write_summary(folder, summary)
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
@@ -123,13 +129,11 @@ def _run(options: argparse.Namespace) -> int:
         f"{result.compile_seconds:.2f} s of compilation apart\n"
         f"written to {folder}"
     )
+    history = result.history
+    run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
+    epochs = history.eval_step * options.batch_size / len(train[0])
+    curves = history.train["accuracy"], history.test["accuracy"]
+    run_folder.write_picture(folder / "accuracy.png", lambda: plots.accuracy_curves(epochs, *curves))
     if failure is not None:
         raise FloatingPointError(f"{failure.reason}; {folder} holds the run up to there")
     return 130 if result.interrupted else 0
-
-
-def _plot(folder: Path, history: training.History, steps_per_epoch: float) -> None:
-    train, test = history.train["accuracy"], history.test["accuracy"]
-    plots.loss_curve(history.loss).savefig(folder / "loss.png", dpi=150)
-    curves = plots.accuracy_curves(history.eval_step / steps_per_epoch, train, test)
-    curves.savefig(folder / "accuracy.png", dpi=150)
