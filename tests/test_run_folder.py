@@ -117,6 +117,15 @@ def test_a_run_is_replaced_only_by_a_whole_one(finished, train, start, digits):
     assert not (finished / "previous").exists()
 
 
+def test_a_run_that_diverges_does_not_replace_another(finished, train):
+    before = content_of(finished)
+    diverges = ["--activation", "relu", "--learning-rate", 1e20]
+    code, (line,) = train("--overwrite", *diverges, "--out", finished)
+    assert code == 2 and line.endswith(f"; {finished} holds the run up to there")
+    assert content_of(finished / "previous") == before
+    assert json.loads((finished / "config.json").read_text())["activation"] == "relu"
+
+
 def test_a_finished_run_survives_an_attempt_to_resume_it(finished, train):
     before = content_of(finished)
     assert train("--resume", "--out", finished, "--steps", 30) == (

@@ -188,10 +188,10 @@ def write_params(folder: Path, options: argparse.Namespace, params: Any, input_s
     )
 
 
-def write_summary(folder: Path, content: dict[str, Any]) -> None:
-    """Write `summary.json`, which marks a run that came to its end, and remove the run that it replaces."""
+def write_summary(folder: Path, content: dict[str, Any], *, whole: bool) -> None:
+    """Write `summary.json`, the last of the results; whole: remove the run that they replace."""
     _write_json(folder / _SUMMARY, content)
-    if not content["interrupted"]:
+    if whole:
         _move(folder / _PREVIOUS)
 
 

@@ -129,7 +129,7 @@ def _write(
         "compile_seconds": result.compile_seconds,
         "ranking": rows,
     }
-    run_folder.write_summary(folder, summary)
+    run_folder.write_summary(folder, summary, whole=not result.interrupted)
     _print_table(rows, varying, judge, final, seeds)
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "

@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             "compile_seconds": result.compile_seconds,
         }
         run_folder.write_params(folder, options, result.params, task.input_scale)
-        run_folder.write_summary(folder, summary)
+        run_folder.write_summary(folder, summary, whole=not result.interrupted and failure is None)
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
