@@ -153,17 +153,28 @@ def test_callbacks_see_every_stretch():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=40)
 def test_a_batch_is_a_function_of_key_and_step(data):
+    impl = data.draw(st.sampled_from(["threefry2x32", "rbg", "unsafe_rbg"]))
     examples = data.draw(st.sampled_from([1, 7, 40]))
     sampling = data.draw(st.sampled_from(["replacement", "shuffle"]))
     size = data.draw(st.sampled_from([1, 5])) if sampling == "replacement" or examples > 5 else 1
     first = data.draw(st.integers(0, 100))
-    key = jax.random.key(data.draw(st.integers(0, 3)))
+    key = jax.random.key(data.draw(st.integers(0, 3)), impl=impl)
     whole = np.asarray(training.draw_batches(key, 0, 110, size, examples, sampling))
     part = np.asarray(training.draw_batches(key, first, 10, size, examples, sampling))
     np.testing.assert_array_equal(part, whole[first : first + 10])
     assert whole.min() >= 0 and whole.max() < examples
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 50_000])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_is_seen_among_many(size, dtype, bad, x64):
+    largest = jnp.full(size, jnp.finfo(dtype).max, dtype)
+    assert _steps.all_finite((largest, -largest, jnp.zeros(0, dtype), jnp.arange(3)))
+    for at in (0, size // 2, size - 1):
+        assert not _steps.all_finite((jnp.ones(3), largest.at[at].set(bad)))
 
 
 def test_batches_with_replacement_are_uniform_and_of_their_key():
