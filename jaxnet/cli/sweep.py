@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import checkpoints, many, plots
+from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder
 from jaxnet.cli.options import Add, whole
 
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
             problem.init(options, task.sizes, keys[seed][0], setting["weight_std"])
             for setting, seed in networks
         ]
-        result = many.fit_many(
+        result = training.fit_many(
             task.loss,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
             task.parts["train"],
@@ -102,7 +102,7 @@ def _write(
     task: problem.Problem,
     settings: list[dict[str, Any]],
     networks: list[tuple[dict[str, Any], int]],
-    result: many.FitManyResult,
+    result: training.FitManyResult,
 ) -> None:
     """Print the table; write it, the curves, every network's outcome and the best one's parameters."""
     seeds = options.seeds
@@ -138,7 +138,7 @@ def _write(
     )
 
 
-def _final_accuracies(task: problem.Problem, result: many.FitManyResult, part: str) -> np.ndarray:
+def _final_accuracies(task: problem.Problem, result: training.FitManyResult, part: str) -> np.ndarray:
     """Return each network's accuracy after its last step, NaN if it diverged or did not begin."""
     accuracy = jax.jit(task.metrics["accuracy"])
     values = [
@@ -192,7 +192,7 @@ def _label(row: dict[str, Any], varying: list[str]) -> str:
 def _write_networks(
     path: Path,
     networks: list[tuple[dict[str, Any], int]],
-    result: many.FitManyResult,
+    result: training.FitManyResult,
     final: dict[str, np.ndarray],
 ) -> None:
     with path.open("w", newline="") as file:
