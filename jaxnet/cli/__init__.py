@@ -109,5 +109,5 @@ def _parser(saved: dict[str, Any] | None = None) -> argparse.ArgumentParser:
             formatter_class=form,
         )
         command.add_options(sub.add_argument)
-        sub.set_defaults(**(saved if saved and command is train else {}), run=command.run)
+        sub.set_defaults(**(saved if saved and command in (train, sweep) else {}), run=command.run)
     return parser

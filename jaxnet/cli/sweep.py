@@ -3,6 +3,7 @@
 import argparse
 import csv
 import itertools
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,14 @@ def add_options(add: Add) -> None:
     out = "the run folder; by default runs/DATA-DATE-TIME"
     add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
     add("--overwrite", action="store_true", help="write over the run that the folder holds")
+    resume = "continue the sweep that --out holds, with its options, up to --steps in all"
+    add("--resume", action="store_true", help=resume)
+    checkpoint = "steps between two checkpoints, from which a sweep can be resumed"
+    add("--checkpoint-every", type=whole, default=1000, metavar="N", help=checkpoint)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train all, write the run folder, print the table; return the exit code."""
-    options.resume = False
     with jax.enable_x64(options.dtype == "float64"):
         return _run(options)
 
@@ -59,9 +63,11 @@ def _run(options: argparse.Namespace) -> int:
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
     folder = run_folder.path(options)
-    with checkpoints.lock(folder):
+    every = options.checkpoint_every
+    with checkpoints.Checkpointer(folder, every=every, overwrite=options.overwrite) as saver:
         split = task.parts["train"], task.parts["test"]
         extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
+        extra["checkpoint_every"] = every
         configuration = run_folder.configuration(options, split, **task.settings | extra)
         run_folder.check(folder, options, configuration)
         run_folder.clear(folder, options)
@@ -72,26 +78,38 @@ def _run(options: argparse.Namespace) -> int:
             problem.init(options, task.sizes, keys[seed][0], setting["weight_std"])
             for setting, seed in networks
         ]
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        optimizer = partial(problem.optimizer, options)
+        values = {name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters}
+        key = keys[options.seed][1] if options.share_batches else jnp.stack([keys[s][1] for _, s in networks])
+        resume = saver.restore(training.init_states(params, optimizer, values, key))
+        if options.resume:
+            at = (
+                "nothing to resume"
+                if resume is None
+                else f"resumed after {resume.history.loss.shape[1]} steps"
+            )
+            print(f"{folder}: {at}", file=sys.stderr)
         result = training.fit_many(
             task.loss,
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
+            params,
             task.parts["train"],
             test=task.parts["test"],
             validation=task.parts.get("validation"),
-            optimizer=partial(problem.optimizer, options),
-            hyperparameters={
-                name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters
-            },
+            optimizer=optimizer,
+            hyperparameters=values,
             batch_size=options.batch_size,
             steps=options.steps,
-            key=keys[options.seed][1]
-            if options.share_batches
-            else jnp.stack([keys[seed][1] for _, seed in networks]),
+            key=key,
             sampling=options.sampling,
             metrics=task.metrics,
             eval_every=getattr(options, "eval_every", None),
             max_networks=options.max_networks,
+            callbacks=[saver],
+            stretch=every,
+            resume=resume,
         )
+        saver.save(result)
         _write(folder, options, task, settings, networks, result)
     return 130 if result.interrupted else 0
 
