@@ -46,7 +46,7 @@ def overhead(rounds: int = 5, every: int = 600, best: str | None = "test_accurac
     def without() -> list[float]:
         return run(None)
 
-    without(), with_checkpoints()  # compiles, and imports orbax
+    without(), with_checkpoints()  # compiles
     measured = []
     for number in range(rounds):
         order = (without, with_checkpoints) if number % 2 else (with_checkpoints, without)

@@ -327,7 +327,7 @@ CONTENDERS = {
     "fit_after": ours("`fit`, loss after the update", partial(fit, loss_after_update=True), loss="after"),
     "fit_evaluated": ours("`fit`, evaluated each epoch", partial(fit, evaluate=True)),
     "fit_checkpointed": ours(
-        "`fit`, a checkpoint each epoch", fit_checkpointed, imports=("jax", "orbax.checkpoint")
+        "`fit`, a checkpoint each epoch", fit_checkpointed, imports=("jax", "safetensors.numpy")
     ),
 } | {
     f"fit_many_{n}{'' if shared else '_separate'}": ours(

@@ -18,9 +18,10 @@ import optax
 from jax import Array, lax
 
 from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
-from jaxnet import datasets, fit_many, many, network, training
-from jaxnet._steps import compiler_options, evaluate
-from jaxnet._turned import turned_products
+from jaxnet import datasets, fit_many, network, training
+from jaxnet.training import many
+from jaxnet.training import program as compiled
+from jaxnet.training.turned import turned_products
 
 STEPS, EXAMPLES, NETWORKS = 600, 60_000, 16
 YNN = "xla_cpu_experimental_ynn_fusion_type"
@@ -80,7 +81,7 @@ def loop(step: Any = jax_step, batch: Any = gather, unroll: int = 1, options: An
         return lax.while_loop(running, body, (state, jnp.full(STEPS, jnp.nan), jnp.zeros(())))
 
     return jax.jit(
-        run, compiler_options=compiler_options(jax.default_backend()) if options is None else options
+        run, compiler_options=compiled._without_fusions(jax.default_backend()) if options is None else options
     )
 
 
@@ -91,7 +92,7 @@ def scan(unroll: int) -> Any:
 
         return lax.scan(body, state, rows, unroll=unroll)
 
-    return jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
+    return jax.jit(run, compiler_options=compiled._without_fusions(jax.default_backend()))
 
 
 def step_group() -> Variants:
@@ -129,7 +130,7 @@ def products_group() -> Variants:
     """Return the two large products of a step and nothing else, by XLA and by NumPy."""
     rng = np.random.default_rng(0)
     x, w = rng.random((BATCH_SIZE, 784), np.float32), rng.random((784, HIDDEN), np.float32)
-    options = compiler_options(jax.default_backend())
+    options = compiled._without_fusions(jax.default_backend())
 
     def both(_: Any, w: Any, x: Any) -> Any:
         return w - np.float32(1e-6) * (x.T @ (x @ w))
@@ -180,7 +181,7 @@ def evaluate_group() -> Variants:
     x, t = data()
     params = network.init(jax.random.key(1), (784, HIDDEN, 10))
     metrics = (("accuracy", network.accuracy),)
-
+    whole = partial(compiled.evaluate, metrics=metrics, chunk=EXAMPLES, many=False)
     turned = turned_products(network.accuracy)
 
     def chunks(n: int) -> Any:
@@ -198,7 +199,7 @@ def evaluate_group() -> Variants:
         return jnp.einsum("bnk,bmk->bmn", x.reshape(2, -1, 784), jnp.stack([w, w]))
 
     programs = {
-        "whole": partial(evaluate, metrics=metrics),
+        "whole": jax.jit(whole),
         "products as the metric says": jax.jit(network.accuracy),
         "the first product alone": jax.jit(product),
         "the same turned, in halves": jax.jit(halves),
@@ -222,7 +223,8 @@ def many_group(own: bool) -> Variants:
             return network.loss(params, x, t)
 
         def call() -> Any:
-            with mock.patch.multiple(many, **{"_CACHE": many._CACHE} | undone):
+            module = compiled if "turned_products" in undone else many
+            with mock.patch.multiple(module, **undone or {"_CACHE": many._CACHE}):
                 return fit_many(
                     loss, params, (x, t), key=seeds if own else seeds[0], steps=STEPS, optimizer=optax.sgd,
                     hyperparameters=rates, progress=False,

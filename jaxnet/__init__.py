@@ -18,8 +18,7 @@ from jaxnet.losses import (
     mean_squared_error,
     softmax_cross_entropy,
 )
-from jaxnet.many import fit_many
-from jaxnet.training import fit, train_step
+from jaxnet.training import fit, fit_many, train_step
 
 __version__ = "0.1.0"
 

@@ -17,6 +17,8 @@ from jaxnet import _extras, network
 PyTree = Any
 Arrays = dict[str, np.ndarray]
 _KEY = "jaxnet"
+_FORMAT = 2
+_BLANK = b"0" * 64  # in place of the checksum, while it is computed
 
 # What safetensors.numpy writes but, without bfloat16 and float8, does not read.
 _DTYPES = {
@@ -76,22 +78,27 @@ def unflatten(arrays: Arrays, like: PyTree, source: str) -> PyTree:
     return jax.tree_util.tree_map_with_path(fill, like)
 
 
+class DamagedError(ValueError):
+    """A file is not what was written."""
+
+
 def pack(arrays: Arrays, metadata: dict[str, Any]) -> bytes:
-    """Return the bytes of a safetensors file, with metadata as JSON and a checksum of all."""
+    """Return the bytes of a safetensors file, with metadata as JSON and a checksum over all of it."""
     import safetensors
     from safetensors.numpy import save
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    content = {"checksum": _digest(arrays, metadata)} | metadata
+    content = {"checksum": _BLANK.decode(), "format": _FORMAT} | metadata
     try:
-        return save(arrays, {_KEY: json.dumps(content)})  # under one key: several would come in any order
+        data = save(arrays, {_KEY: json.dumps(content)})  # under one key: several would come in any order
     except (safetensors.SafetensorError, KeyError):
         kinds = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"expected dtypes that safetensors has, got {kinds}") from None
+    return data.replace(_BLANK, hashlib.sha256(data).hexdigest().encode(), 1)  # the checksum comes first
 
 
 def unpack(data: bytes, source: str) -> tuple[Arrays, dict[str, Any]]:
-    """Return what was packed; ValueError, with the name of the source, if that is not what it was."""
+    """Return what was packed; DamagedError, with the name of the source, if that is not what it was."""
     import safetensors
 
     try:
@@ -102,19 +109,26 @@ def unpack(data: bytes, source: str) -> tuple[Arrays, dict[str, Any]]:
             name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
             for name, view in sorted(found)
         }
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(
+    except (safetensors.SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedError(
             f"{source}: expected a safetensors file, got a damaged one or another ({error})"
         ) from None
-    if "checksum" not in metadata:
-        raise ValueError(f"{source}: expected a file that jaxnet saved, got one without its checksum")
-    checksum = metadata.pop("checksum")
-    if checksum != _digest(arrays, metadata):
-        raise ValueError(f"{source}: expected checksum {checksum}, got another: the file is damaged")
+    if not isinstance(metadata, dict) or "checksum" not in metadata:
+        raise DamagedError(f"{source}: expected a file that jaxnet saved, got one without its checksum")
+    checksum, written = str(metadata.pop("checksum")), metadata.pop("format", None)
+    if written is None:
+        got = _old_digest(arrays, metadata)
+    else:
+        got = hashlib.sha256(data.replace(checksum.encode(), _BLANK, 1)).hexdigest()
+    if checksum != got:
+        raise DamagedError(f"{source}: expected checksum {checksum}, got another: the file is damaged")
+    if written is not None and written > _FORMAT:
+        raise ValueError(f"{source}: expected format {_FORMAT} or older, got {written}: of a later jaxnet")
     return arrays, metadata
 
 
-def _digest(arrays: Arrays, metadata: dict[str, Any]) -> str:
+def _old_digest(arrays: Arrays, metadata: dict[str, Any]) -> str:
+    """Return the checksum of files without a format, as release 0.1 wrote them."""
     names = sorted(arrays)
     described = [[name, str(arrays[name].dtype), arrays[name].shape] for name in names]
     digest = hashlib.sha256(json.dumps([metadata, described], sort_keys=True).encode())
@@ -135,12 +149,18 @@ def write(path: Path, data: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
-    if os.name == "posix":  # elsewhere a folder cannot be opened, nor its entries forced onto the disk
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file or the entries of a folder onto the disk, where the system lets folders be opened."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Exported(NamedTuple):

@@ -1,76 +1,53 @@
 """Run checkpoints, from which a run continues bit for bit, and exported weights, in one file without pickle.
 
-A run folder holds `history.csv`, a line for each step, and `checkpoints/STEP/`, each with the state in a
-safetensors file and the `SHA256SUMS` of all its files, which are written last: a folder without them is a
-save that did not finish. A checkpoint counts only if the history up to its step is also what it was.
-`checkpoints/best.safetensors` holds the state of the best evaluation, where one is asked for.
+A run folder holds `checkpoints/STEP.safetensors`, each a whole run up to that step: state, best evaluation,
+history and settings, with a checksum over all; and `checkpoints/best.safetensors`, the run up to its best
+evaluation, where one is asked for. `history.csv` beside them is an export, which nothing is read from.
 """
 
-import hashlib
-import importlib
-import importlib.util
-import itertools
+import csv
 import logging
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jaxnet import _history, _tensors
-from jaxnet._history import HistoryFile, Mark
-from jaxnet._tensors import Exported, load_params, save_params
-from jaxnet.training import Best, FitResult, History, Stretch, TrainState
+from jaxnet import _old_checkpoints, _tensors
+from jaxnet._extras import require
+from jaxnet._tensors import Arrays, Exported, load_params, save_params
+from jaxnet.training import Best, FitManyResult, FitResult, History, Stretch, TrainState
 
-if TYPE_CHECKING:
-    from filelock import AcquireReturnProxy
-
-PyTree = Any
 _Path = str | os.PathLike[str]
-_HISTORY, _CHECKPOINTS, _SUMS = "history.csv", "checkpoints", "SHA256SUMS"
-_STATE, _BEST = "state.safetensors", "best.safetensors"
+Result = FitResult | FitManyResult
+_HISTORY, _CHECKPOINTS, _SUFFIX, _BEST = "history.csv", "checkpoints", ".safetensors", "best.safetensors"
+_PARTS = History._fields[2:]
 _log = logging.getLogger(__name__)
 
 __all__ = ["Checkpointer", "Exported", "load_params", "restore", "save_params", "steps"]
 
 
-class _Snapshot(NamedTuple):
-    """A state to be written."""
-
-    step: int
-    arrays: dict[str, np.ndarray]
-    metadata: dict[str, Any]
-
-
-class _Found(NamedTuple):
-    """A checkpoint that proved whole."""
-
-    step: int
-    arrays: dict[str, np.ndarray]
-    metadata: dict[str, Any]
-    history: History
-    source: str
-
-
 def steps(folder: _Path) -> list[int]:
-    """Return the steps of which a run folder holds checkpoints, whole or not, in order."""
-    root = Path(folder, _CHECKPOINTS)
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal()) if root.is_dir() else []
+    """Return the steps of which a run folder holds checkpoints, whole or not, in order.
+
+    Of many networks they are the steps of all together.
+    """
+    names = [path.stem for path in Path(folder, _CHECKPOINTS).glob(f"*{_SUFFIX}")]
+    return sorted({int(name) for name in names if name.isdecimal()} | set(_old_checkpoints.steps(folder)))
 
 
-def restore(
-    folder: _Path, like: TrainState, *, step: int | Literal["best"] | None = None
-) -> FitResult | None:
+def restore(folder: _Path, like: TrainState, *, step: int | Literal["best"] | None = None) -> Result | None:
     """Return the run up to its latest checkpoint, to be handed to `fit(..., resume=...)`; None without any.
 
-    folder: the run folder; nothing in it is changed. like: the state before the first step,
-    `training.init_state(params, optimizer, key)`, which says how the arrays hang together. step: that of
-    another checkpoint, or "best": that of the best evaluation, where the run keeps it.
+    folder: the run folder; nothing in it is changed. like: the state before the first step, of
+    `training.init_state(params, optimizer, key)`, or of `training.init_states(...)` for `fit_many`, which
+    says how the arrays hang together. step: that of another checkpoint, or "best": that of the best
+    evaluation, where the run keeps it.
 
     A checkpoint of which a byte was changed or cut off is named on the log (one line on stderr), and the one
     before it used.
@@ -78,36 +55,48 @@ def restore(
     Raises:
         ValueError: no checkpoint is whole, or the one of `step` is not there or damaged, or a leaf differs
             from that of `like` in name, shape or dtype; the message names it.
+        ImportError: safetensors is not installed.
     """
-    if step is None:
-        found = _latest(Path(folder))
-        return None if found is None else _result(found, like)
+    _tensors.require()
     if step == "best":
-        path = Path(folder, _CHECKPOINTS, _BEST)
-        if not path.exists():
+        if not Path(folder, _CHECKPOINTS, _BEST).exists():
             raise ValueError(f"{folder}: expected a run that keeps its best evaluation, got none there")
-        return _result(_parse(Path(folder), path), like)
-    if step not in steps(folder):
-        raise ValueError(f"{folder}: expected a step among {steps(folder)}, got {step}")
-    return _result(_read(Path(folder), step), like)
+        return _read(Path(folder), "best", like)
+    if step is not None:
+        if step not in steps(folder):
+            raise ValueError(f"{folder}: expected a step among {steps(folder)}, got {step}")
+        return _read(Path(folder), step, like)
+    damaged = []
+    for found in reversed(steps(folder)):
+        try:
+            content = _content(Path(folder), found)
+        except _tensors.DamagedError as error:
+            damaged.append(str(error))
+            _log.warning("%s: passed over", error)
+        else:
+            return _result(*content, like)
+    if damaged:
+        raise ValueError(f"expected a whole checkpoint in {folder}, got none: {damaged[0]}")
+    return None
 
 
 class Checkpointer:
-    """A callback of `fit` that writes the history and checkpoints of a run into a folder.
+    """A callback of `fit` or `fit_many` that writes checkpoints and the history of a run into a folder.
 
     folder: made where there is none, and locked for this process while in use. every: steps between two
     checkpoints; `fit(..., stretch=every)` ends a stretch exactly there, otherwise each comes at the end of
     the first stretch past its step. keep: how many of the last are kept, at least 2, as the last may be
     damaged. best: a metric such as "test_accuracy", of which the best evaluation so far (mode "max" or "min")
-    is kept as well. overwrite: forget the run that the folder holds.
+    is kept as well, of one network. overwrite: forget the run that the folder holds, once the first
+    checkpoint of the new one is whole.
 
-    Everything is written by one thread beside the training, at most one checkpoint behind: first the history,
-    forced onto the disk, then the checkpoint, atomically, then its checksums.
+    Everything is written by one thread beside the training, at most one checkpoint behind: each file
+    atomically, forced onto the disk, then what is new of the history as CSV.
 
     Raises:
         ValueError: every or keep out of range, best no metric of the run; a folder in use by another process,
-            or that holds another run; what `restore` raises.
-        ImportError: orbax-checkpoint or safetensors is not installed.
+            or that holds another run; a second run; what `restore` raises.
+        ImportError: safetensors or filelock is not installed.
         OSError: the disk is full or the folder cannot be written. What was written before stays whole.
 
     >>> import tempfile
@@ -147,233 +136,232 @@ class Checkpointer:
         self._every, self._keep, self._best, self._overwrite = every, keep, best, overwrite
         self._sign = 1 if mode == "max" else -1
         self._best_value = -np.inf
-        self._best_snapshot: _Snapshot | None = None  # since the last checkpoint
-        self._history: HistoryFile | None = None
-        self._seconds = [0.0, 0.0]  # of compilation and training
-        self._queue: list[tuple[int, History]] = []  # since the last checkpoint
-        self._taken = 0  # the step of the last checkpoint handed over
+        self._best_result: Result | None = None  # since the last checkpoint
+        self._begun = False
+        self._stale: list[Path] = []  # of another run, or after the checkpoint that this one goes on from
+        self._seen = 0  # steps of the run so far
+        self._taken = -1  # the step of the last checkpoint handed over
         self._written: int | None = None  # and of the last one on disk
-        self._job: Future[Any] | None = None
+        self._rows = 0  # of history.csv, as this process wrote it
+        self._job: Future[None] | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> "Checkpointer":
         _tensors.require()
-        if importlib.util.find_spec("orbax") is None or importlib.util.find_spec("orbax.checkpoint") is None:
-            raise ImportError("checkpoints need orbax-checkpoint: pip install 'jaxnet[checkpoints]'")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.folder)
+        self._held.enter_context(lock(self.folder))
         self._worker = ThreadPoolExecutor(1, "jaxnet-checkpoints")
-        self._worker.submit(
-            importlib.import_module, "jaxnet._orbax"
-        )  # takes half a second: beside the compilation
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.shutdown(wait=True)
-        self._lock.lock.release()
+        self._held.close()
         if error is None and self._job is not None:
             self._job.result()
 
-    def restore(self, like: TrainState) -> FitResult | None:
+    def restore(self, like: TrainState) -> Any:  # what `resume` of either function takes
         """Return the run that the folder holds, up to its latest whole checkpoint, and continue from there.
 
-        None if it holds none. What came after that checkpoint is removed, from the history too.
+        None if it holds none. What came after that checkpoint goes once the next one is whole.
         """
-        found = None if self._overwrite else _latest(self.folder)
-        if found is None:
-            self._begin()
+        result = None if self._overwrite else restore(self.folder, like)
+        self._begin()
+        if result is None:
             return None
-        result = _result(found, like)
-        self._begin(found)
+        self._taken = self._written = self._seen = _step(result)
+        self._stale = [path for path in self._stale if path.stem.isdecimal() and int(path.stem) > self._seen]
+        if self._best is not None:
+            values = self._sign * _metric(self._best, {p: getattr(result.history, p) for p in _PARTS})
+            self._best_value = max(values[~np.isnan(values)], default=-np.inf)
         return result
 
     def __call__(self, stretch: Stretch) -> None:
-        """Take note of a stretch; hand over a checkpoint when `every` steps have passed."""
+        """Take note of a stretch; hand over a checkpoint where it passes a multiple of `every` steps."""
         self._prepare()
-        first, history = _history.piece(stretch)
-        step = int(stretch.state.step)
-        self._seconds[1] += stretch.seconds
-        self._queue.append((first, history))
-        if self._improves(history):
-            self._best_snapshot = self._snapshot(stretch.state, stretch.best)
-        if step // self._every > self._taken // self._every:
-            self._hand_over(self._snapshot(stretch.state, stretch.best))
+        step, length = int(np.max(stretch.state.step)), stretch.loss.shape[-1]
+        if stretch.loss.ndim == 1:
+            self._check_next(step - length, step)
+            self._seen = step
+        elif self._best is not None:
+            raise ValueError(f"best must be None for many networks, got {self._best!r}")
+        improves, passes = self._improves(stretch), step // self._every > (step - length) // self._every
+        if (improves or passes) and stretch.result is not None:
+            result = stretch.result()
+            self._best_result = result if improves else self._best_result
+            if passes:
+                self._hand_over(result)
 
-    def save(self, result: FitResult) -> None:
+    def save(self, result: Result) -> None:
         """Write the checkpoint of a result, such as the end of a run, and wait until all is on the disk."""
         self._prepare()
-        step = int(result.state.step)
-        self._seconds = [result.compile_seconds, result.train_seconds]
-        if step > self._taken:
-            self._queue.append((0, result.history))
-            self._hand_over(self._snapshot(result.state, result.best))
+        if _step(result) < self._taken:
+            self._check_next(0, _step(result))
+        if _step(result) > self._taken or not self._rows:
+            self._hand_over(result)
         if self._job is not None:
             self._job.result()
 
     def _prepare(self) -> None:
-        if self._history is None:
+        if not self._begun:
             if steps(self.folder) and not self._overwrite:
                 raise ValueError(
                     f"{self.folder} holds a run: expected restore() to be called, or overwrite=True"
                 )
             self._begin()
 
-    def _begin(self, found: _Found | None = None) -> None:
-        """Take the folder to what it was at that checkpoint, or empty it."""
+    def _begin(self) -> None:
+        self._begun = True
         root = self.folder / _CHECKPOINTS
         root.mkdir(exist_ok=True)
-        for path in root.iterdir():  # what orbax did not finish has other names
-            step = path.name.partition(".")[0]
-            if step.isdecimal() and (found is None or path.name != step or int(step) > found.step):
-                shutil.rmtree(path)
-        if found is None:
-            (root / _BEST).unlink(missing_ok=True)
-        self._history = HistoryFile(self.folder / _HISTORY, None if found is None else _mark(found.metadata))
-        if found is not None:
-            self._taken = self._written = found.step
-            self._seconds = [found.metadata["compile_seconds"], found.metadata["train_seconds"]]
-            if self._best is not None:
-                values = self._sign * _curve(found.history, self._best)
-                self._best_value = max(values[~np.isnan(values)], default=-np.inf)
+        for unfinished in root.glob(f".*{_SUFFIX}.tmp"):
+            unfinished.unlink()
+        own = [root / f"{step}{_SUFFIX}" for step in steps(self.folder)]
+        self._stale = [*own, root / _BEST, *_old_checkpoints.files(self.folder)]
 
-    def _improves(self, history: History) -> bool:
-        if self._best is None or not len(history.eval_step):
+    def _check_next(self, first: int, step: int) -> None:
+        """Refuse steps that are not the next of this run."""
+        if first != self._seen:
+            raise ValueError(
+                f"{self.folder} holds a run up to step {self._seen}, got steps {first} to {step}: expected "
+                "restore() to be called, and a Checkpointer for each run"
+            )
+
+    def _improves(self, stretch: Stretch) -> bool:
+        curves = {part: getattr(stretch, part) for part in _PARTS}
+        if self._best is None or not any(curves.values()):
             return False
-        (value,) = self._sign * _curve(history, self._best)
-        if not value > self._best_value:
-            return False
-        self._best_value = value
-        return True
+        value = self._sign * float(_metric(self._best, curves))
+        better = bool(value > self._best_value)
+        self._best_value = value if better else self._best_value
+        return better
 
-    def _snapshot(self, state: TrainState, best: Best | None) -> _Snapshot:
-        arrays = _tensors.flatten({"state": state} | ({} if best is None else {"best": best}))
-        metadata = {
-            "key": str(jax.random.key_impl(state.key)),
-            "compile_seconds": self._seconds[0],
-            "train_seconds": self._seconds[1],
-        }
-        return _Snapshot(int(state.step), arrays, metadata)
-
-    def _hand_over(self, snapshot: _Snapshot) -> None:
+    def _hand_over(self, result: Result) -> None:
         if self._job is not None:
             self._job.result()  # one at a time, and its error as soon as may be
-        queue, self._queue = self._queue, []
-        best, self._best_snapshot = self._best_snapshot, None
-        self._taken = snapshot.step
-        self._job = self._worker.submit(self._write, queue, snapshot, best)
+        best, self._best_result = self._best_result, None
+        self._taken = _step(result)
+        self._job = self._worker.submit(self._write, result, best)
 
-    def _write(self, queue: Sequence[tuple[int, History]], last: _Snapshot, best: _Snapshot | None) -> None:
-        from jaxnet import _orbax
-
-        assert self._history is not None
+    def _write(self, last: Result, best: Result | None) -> None:
         root = self.folder / _CHECKPOINTS
+        new = root / f"{_step(last)}{_SUFFIX}"
         try:
-            marks = {mark.rows: mark for mark in itertools.starmap(self._history.append, queue)}
-            self._history.sync()
-            if best is not None and best.step in marks:
-                _tensors.write(root / _BEST, _packed(best, marks[best.step]))
-            path = root / str(last.step)
-            _orbax.save(path, _packed(last, marks[last.step]))
-            _tensors.write(path / _SUMS, _sums(path))
-            self._written = last.step
+            if best is not None:
+                _tensors.write(root / _BEST, _packed(best))
+            _tensors.write(new, _packed(last))
+            self._written = _step(last)
+            stale, self._stale = self._stale, []
+            for path in stale:
+                if path != new and (path.name != _BEST or best is None):
+                    path.unlink(missing_ok=True)
             for step in steps(self.folder)[: -self._keep]:
-                (root / str(step) / _SUMS).unlink(missing_ok=True)  # first: it no longer counts
-                shutil.rmtree(root / str(step))
+                (root / f"{step}{_SUFFIX}").unlink(missing_ok=True)
+            if last.history.loss.ndim == 1:
+                self._export(last.history)
         except OSError as error:
             latest = "there is none" if self._written is None else f"the last is of step {self._written}"
             raise OSError(
                 error.errno, f"cannot write a checkpoint, {latest}: {error.strerror}", error.filename
             ) from None
 
+    def _export(self, history: History) -> None:
+        """Add what is new to history.csv; the first time, write all of it."""
+        path = self.folder / _HISTORY
+        curves = {f"{part}_{name}": c for part in _PARTS for name, c in getattr(history, part).items()}
+        evaluations = {int(step): row for step, *row in zip(history.eval_step, *curves.values(), strict=True)}
+        blank = [""] * len(curves)
+        try:
+            with path.open("a" if self._rows else "w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if not self._rows:
+                    writer.writerow(("step", "loss", *curves))
+                for step, loss in enumerate(history.loss[self._rows :], self._rows):
+                    writer.writerow((step, loss, *evaluations.get(step, blank)))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        self._rows = len(history.loss)
 
-def _packed(snapshot: _Snapshot, mark: Mark) -> bytes:
-    return _tensors.pack(snapshot.arrays, snapshot.metadata | mark._asdict())
 
-
-def lock(folder: Path) -> "AcquireReturnProxy":
-    """Hold a folder that exists until the context given back is left, or say that another run holds it."""
-    from filelock import FileLock, Timeout
-
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder that exists, or say that another run holds it."""
+    filelock = require("filelock", "run folders need", "checkpoints")
     try:
-        return FileLock(folder / ".lock").acquire(timeout=0)  # gone with the process, however it ends
-    except Timeout:
+        with filelock.FileLock(folder / ".lock", timeout=0):  # gone with the process, however it ends
+            yield
+    except filelock.Timeout:
         raise ValueError(f"{folder} is in use by another run") from None
 
 
-def _sums(folder: Path) -> bytes:
-    """Return the checksums of every file in a checkpoint, as sha256sum writes them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files
-    ]
-    return "".join(lines).encode()
+def _step(result: Result) -> int:
+    return int(np.sum(result.state.step))
 
 
-def _latest(folder: Path) -> _Found | None:
-    """Return the latest checkpoint that is whole, and name those passed over on the log."""
-    damaged = []
-    for step in reversed(steps(folder)):
-        path = folder / _CHECKPOINTS / str(step)
-        if not (path / _SUMS).exists():
-            _log.warning("%s: not finished when the run ended, passed over", path)
-            continue
-        try:
-            return _read(folder, step)
-        except ValueError as error:
-            damaged.append(str(error))
-            _log.warning("%s: passed over", error)
-    if damaged:
-        raise ValueError(f"expected a whole checkpoint in {folder}, got none: {damaged[0]}")
-    return None
-
-
-def _read(folder: Path, step: int) -> _Found:
-    """Read a checkpoint and the history up to it; ValueError where it is not what was written."""
-    path = folder / _CHECKPOINTS / str(step)
-    expected = (path / _SUMS).read_bytes() if (path / _SUMS).exists() else b""
-    got = _sums(path)
-    if expected != got:
-        lines = set(expected.splitlines()) ^ set(got.splitlines())
-        names = sorted({line[66:].decode(errors="replace") for line in lines})
-        raise ValueError(f"{path} is damaged in {', '.join(names) or _SUMS}")
-    return _parse(folder, path / _STATE)
-
-
-def _parse(folder: Path, path: Path) -> _Found:
-    arrays, metadata = _tensors.unpack(path.read_bytes(), str(path))
-    mark = _mark(metadata)
-    try:
-        return _Found(mark.rows, arrays, metadata, _history.read(folder / _HISTORY, mark), str(path))
-    except ValueError as error:
-        raise ValueError(f"{path} does not count: {error}") from None
-
-
-def _mark(metadata: dict[str, Any]) -> Mark:
-    return Mark(**{name: metadata[name] for name in Mark._fields})
-
-
-def _result(found: _Found, like: TrainState) -> FitResult:
-    expected = str(jax.random.key_impl(like.key))
-    if found.metadata["key"] != expected:
-        raise ValueError(f"{found.source}: expected a key of {expected}, got {found.metadata['key']}")
-    wanted: dict[str, Any] = {"state": like}
-    if any(name.startswith("best.") for name in found.arrays):
-        value = found.arrays["best.value"]
-        wanted["best"] = {"step": np.int64(0), "value": value, "params": like.params}
-    tree = _tensors.unflatten(found.arrays, wanted, found.source)
-    best = None
-    if "best" in tree:
-        best = Best(int(tree["best"]["step"]), tree["best"]["value"][()], tree["best"]["params"])
-    seconds = found.metadata["compile_seconds"], found.metadata["train_seconds"]
-    return FitResult(tree["state"], found.history, False, *seconds, best)
-
-
-def _curve(history: History, column: str) -> np.ndarray:
-    """Return the metric that `history.csv` has under that name."""
-    columns = {
-        f"{part}_{name}": curve for part in _history.PARTS for name, curve in getattr(history, part).items()
+def _packed(result: Result) -> bytes:
+    tree: dict[str, Any] = {"state": result.state}
+    if isinstance(result, FitResult):
+        tree |= {"best": result.best} if result.best is not None else {}
+        if result.scheduled is not None and result.scheduled.step != _best_step(result):
+            tree["scheduled"] = result.scheduled
+    history = {f"history.{name}": getattr(result.history, name) for name in ("loss", "eval_step")}
+    history |= {f"history.{p}.{name}": c for p in _PARTS for name, c in getattr(result.history, p).items()}
+    flags = {"diverged": result.diverged} if isinstance(result, FitManyResult) else {}
+    metadata = {
+        "key": str(jax.random.key_impl(result.state.key)),
+        "compile_seconds": result.compile_seconds,
+        "train_seconds": result.train_seconds,
+        "metrics": {part: list(getattr(result.history, part)) for part in _PARTS},
+        "settings": dict(result.settings),
     }
+    return _tensors.pack(_tensors.flatten(tree) | history | flags, metadata)
+
+
+def _best_step(result: FitResult) -> int | None:
+    return None if result.best is None else result.best.step
+
+
+def _read(folder: Path, step: int | str, like: TrainState) -> Result:
+    return _result(*_content(folder, step), like)
+
+
+def _content(folder: Path, step: int | str) -> tuple[Arrays, dict[str, Any], str]:
+    path = folder / _CHECKPOINTS / f"{step}{_SUFFIX}"
+    if not path.exists():
+        return _old_checkpoints.content(folder, int(step))
+    return *_tensors.unpack(path.read_bytes(), str(path)), str(path)
+
+
+def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainState) -> Result:
+    arrays = dict(arrays)
+    expected = str(jax.random.key_impl(like.key))
+    if metadata["key"] != expected:
+        raise ValueError(f"{source}: expected a key of {expected}, got {metadata['key']}")
+    curves = [
+        {name: arrays.pop(f"history.{part}.{name}") for name in metadata["metrics"][part]} for part in _PARTS
+    ]
+    history = History(arrays.pop("history.loss"), arrays.pop("history.eval_step"), *curves)
+    diverged = arrays.pop("diverged", None)
+    wanted: dict[str, Any] = {"state": like}
+    for kind in ("best", "scheduled"):
+        if f"{kind}.step" in arrays:
+            wanted[kind] = Best(np.int64(0), arrays[f"{kind}.value"][()], like.params)  # type: ignore[arg-type]
+    tree = _tensors.unflatten(arrays, wanted, source)
+    seconds, settings = (metadata["compile_seconds"], metadata["train_seconds"]), metadata["settings"]
+    if diverged is not None:
+        return FitManyResult(tree["state"], history, diverged, False, *seconds, settings)
+    bests = {kind: tree[kind] for kind in wanted if kind != "state"}
+    found = {kind: Best(int(step), value[()], params) for kind, (step, value, params) in bests.items()}
+    best = found.get("best")
+    return FitResult(
+        tree["state"], history, False, *seconds, best, False, found.get("scheduled", best), settings
+    )
+
+
+def _metric(column: str, curves: dict[str, dict[str, Any]]) -> Any:
+    """Return the metric that `history.csv` has under that name."""
+    columns = {f"{part}_{name}": curve for part in _PARTS for name, curve in curves[part].items()}
     if column not in columns:
         raise ValueError(f"best must be one of {', '.join(columns) or '(no metrics)'}, got {column!r}")
     return columns[column].astype(np.float64)

@@ -180,7 +180,8 @@ def target_distribution(
                 f"labels must be in 0..{classes - 1}, got {t.reshape(-1)[first]} at index {first}"
             )
         labels = jnp.asarray(t)
-        rows = (labels[..., None] == jnp.arange(classes)).astype(dtype)
+        known = jnp.arange(classes).reshape((1,) * labels.ndim + (-1,))
+        rows = (labels[..., None] == known).astype(dtype)
     elif t.shape == shape:
         if not any(jnp.issubdtype(t.dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)):
             raise TypeError(f"targets must be real numbers, got {t.dtype}")

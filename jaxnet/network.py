@@ -177,7 +177,7 @@ def _forward(params: Params, x: ArrayLike, activation: str) -> list[tuple[Array,
                 f"params[{index}].bias must have shape {shape[1:]}, got {list(layer.bias.shape)}"
             )
         z = a @ layer.weight
-        trace.append((a, z if layer.bias is None else z + layer.bias))
+        trace.append((a, z if layer.bias is None else z + jnp.broadcast_to(layer.bias, z.shape)))
     return trace
 
 

@@ -1,8 +1,10 @@
+import hashlib
 import json
 import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,8 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import checkpoints, network, training
+from jaxnet import _tensors, checkpoints, network, training
+from tests.helpers import assert_same_bits
 
 
 def loss(params, x, t):
@@ -64,19 +67,9 @@ def run(folder, steps=60, every=10, **options):
 
 def assert_same(got, expected):
     """Bit for bit, timings apart."""
-
-    def leaves(result):
-        tree = (result.state, result.history, result.best)
-        raw = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
-        return [np.asarray(leaf) for leaf in raw]
-
     assert jax.tree.structure(got.state) == jax.tree.structure(expected.state)
-    for one, other in zip(leaves(got), leaves(expected), strict=True):
-        assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _is_key(leaf):
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) if hasattr(leaf, "dtype") else False
+    names = ("state", "history", "best", "scheduled")
+    assert_same_bits([getattr(got, n) for n in names], [getattr(expected, n) for n in names])
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +89,9 @@ def test_a_restored_run_is_the_one_that_was_saved(whole):
     restored = checkpoints.restore(folder, start())
     assert_same(restored, result)
     assert restored.train_seconds == result.train_seconds and not restored.interrupted
-    assert_same(checkpoints.restore(folder, start(), step=40), fit(40))
+    at_40, end_at_40 = checkpoints.restore(folder, start(), step=40), fit(40)
+    assert_same_bits((at_40.state, at_40.history.loss), (end_at_40.state, end_at_40.history.loss))
+    np.testing.assert_array_equal(at_40.history.eval_step, end_at_40.history.eval_step[:-1])  # of the end
 
 
 @pytest.mark.parametrize(("first", "every"), [(1, 10), (8, 10), (30, 7), (45, 25)])
@@ -144,48 +139,120 @@ def test_the_best_checkpoint_outlives_the_last_ones(tmp_path):
         checkpoints.restore(tmp_path, like, step="best")
 
 
-def files_of(folder, step):
-    return [path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file()]
-
-
 def test_any_damage_to_a_checkpoint_is_seen(whole, tmp_path, caplog):
     folder, moments = tmp_path / "run", random.Random(0)
     shutil.copytree(whole[0], folder)
-    files = files_of(folder, 60)
-    assert {"state.safetensors", "SHA256SUMS", "_CHECKPOINT_METADATA"} <= {file.name for file in files}
-    for file in files:
-        data = file.read_bytes()
-        damages = [data[: moments.randrange(len(data))], data[:-1], data + b"\0"]
-        for _ in range(20):
-            flipped = bytearray(data)
-            flipped[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
-            damages.append(bytes(flipped))
-        for damage in damages:
-            file.write_bytes(damage)
-            caplog.clear()
-            assert int(checkpoints.restore(folder, start()).state.step) == 50
-            (record,) = caplog.records
-            assert "checkpoints/60 is damaged in " in record.message
-            assert file.name == "SHA256SUMS" or file.name in record.message
-            with pytest.raises(ValueError, match="is damaged in"):
-                checkpoints.restore(folder, start(), step=60)
-        file.unlink()
+    file = folder / "checkpoints" / "60.safetensors"
+    data = file.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    damages = [data[: moments.randrange(len(data))], data[:-1], data + b"\0", b"", data[:header]]
+    for place in [*range(8), *(moments.randrange(header) for _ in range(60)), *range(header, len(data), 7)]:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << moments.randrange(8)
+        damages.append(bytes(flipped))
+    for damage in damages:
+        file.write_bytes(damage)
+        caplog.clear()
         assert int(checkpoints.restore(folder, start()).state.step) == 50
-        file.write_bytes(data)
+        (record,) = caplog.records
+        assert f"{file}: expected " in record.message and record.message.endswith(": passed over")
+        with pytest.raises(ValueError, match=r"60.safetensors: expected "):
+            checkpoints.restore(folder, start(), step=60)
+    file.write_bytes(data)
     assert int(checkpoints.restore(folder, start()).state.step) == 60
-
-
-def test_a_damaged_history_is_seen(whole, tmp_path, caplog):
-    folder = tmp_path / "run"
-    shutil.copytree(whole[0], folder)
-    lines = (folder / "history.csv").read_text().splitlines(keepends=True)
-    (folder / "history.csv").write_text("".join([*lines[:52], lines[52].replace(".", "1"), *lines[53:]]))
-    assert int(checkpoints.restore(folder, start()).state.step) == 50
-    assert "history.csv is not what it was, up to step 59" in caplog.text
-    assert_same(run(folder), whole[1])
-    (folder / "history.csv").unlink()
+    for step in (40, 50, 60):
+        (folder / "checkpoints" / f"{step}.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected a whole checkpoint in .*, got none"):
         run(folder)
+
+
+def test_a_changed_history_makes_nothing_unusable(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "history.csv").write_text("step,loss\n \n")
+    assert_same(run(folder), whole[1])
+    assert (folder / "history.csv").read_bytes() == (whole[0] / "history.csv").read_bytes()
+    (folder / "history.csv").unlink()
+    assert_same(run(folder), whole[1])
+    assert (folder / "history.csv").read_bytes() == (whole[0] / "history.csv").read_bytes()
+
+
+def test_nothing_is_deleted_that_jaxnet_did_not_write(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    others = [folder / "checkpoints" / "epoch_3" / "weights", folder / "checkpoints" / "last.pt"]
+    others += [folder / "checkpoints" / "7" / "mine"]
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("another tool's")
+    run(folder, 20, overwrite=True)
+    assert checkpoints.steps(folder) == [10, 20] and all(other.exists() for other in others)
+
+
+def test_a_run_goes_only_when_the_next_has_a_whole_checkpoint(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    with checkpoints.Checkpointer(folder, every=10, overwrite=True) as saver:
+        assert saver.restore(start()) is None
+    assert_same(checkpoints.restore(folder, start()), whole[1])
+
+
+def test_one_checkpointer_is_of_one_run(tmp_path):
+    message = "holds a run up to step 20, got steps 0 to 1: .* a Checkpointer for each run"
+    with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+        saver.save(fit(20, callbacks=[saver]))
+        with pytest.raises(ValueError, match=message):
+            fit(20, callbacks=[saver])
+        with pytest.raises(ValueError, match="holds a run up to step 20, got steps 0 to 10"):
+            saver.save(fit(10))
+        rest = fit(40, callbacks=[saver], resume=checkpoints.restore(tmp_path, start()))
+    assert checkpoints.steps(tmp_path)[-1] == 40 and int(rest.state.step) == 40
+
+
+def test_many_networks_resume_to_the_same_bits(tmp_path):
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1, leaf - 1]), PARAMS)
+    rates = {"learning_rate": [0.1, 1e5, 0.2]}
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    options = {
+        "optimizer": optax.adam,
+        "hyperparameters": rates,
+        "key": keys,
+        "batch_size": 8,
+        "eval_every": 7,
+    }
+    options |= {"test": data(), "metrics": {"distance": distance}, "max_networks": 2, "progress": False}
+    train = partial(jaxnet.fit_many, loss, params, data(), **options)
+
+    class Death(Exception):
+        pass
+
+    def dies_at(number):
+        def die(stretch):
+            seen.append(stretch)
+            if len(seen) == number:
+                raise Death
+
+        seen = []
+        return die
+
+    whole = train(steps=60)
+    for number in (1, 3, 9, 11):
+        with pytest.raises(Death), checkpoints.Checkpointer(tmp_path, every=10) as saver:
+            resume = saver.restore(training.init_states(params, optax.adam, rates, keys))
+            train(steps=60, stretch=10, callbacks=[saver, dies_at(number)], resume=resume)
+    assert len(checkpoints.steps(tmp_path)) == 3
+    with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+        resume = saver.restore(training.init_states(params, optax.adam, rates, keys))
+        assert 0 < int(resume.state.step.sum()) < int(whole.state.step.sum())
+        saver.save(result := train(steps=60, callbacks=[saver], resume=resume))
+    assert_same_bits((result.state, result.history), (whole.state, whole.history))
+    np.testing.assert_array_equal(result.diverged, whole.diverged)
+    restored = checkpoints.restore(tmp_path, training.init_states(params, optax.adam, rates, keys))
+    assert_same_bits((restored.state, restored.history), (whole.state, whole.history))
+    saver = checkpoints.Checkpointer(tmp_path, overwrite=True, best="test_distance")
+    with pytest.raises(ValueError, match="best must be None for many networks, got 'test_distance'"), saver:
+        train(steps=5, callbacks=[saver])
 
 
 def test_a_folder_is_locked_against_another_process(tmp_path):
@@ -216,7 +283,7 @@ def test_a_gap_in_the_history_is_refused(whole, tmp_path):
     later = training.Stretch(
         whole[1].state._replace(step=jnp.int32(70)), np.zeros(5, np.float32), {}, {}, 0.0, {}
     )
-    with pytest.raises(ValueError, match=r"history.csv ends with step 59, got step 65"), saver:
+    with pytest.raises(ValueError, match=r"holds a run up to step 60, got steps 65 to 70"), saver:
         saver.restore(start())
         saver(later)
     assert (folder / "history.csv").read_bytes() == (whole[0] / "history.csv").read_bytes()
@@ -257,16 +324,66 @@ def test_a_metric_that_the_run_does_not_have(tmp_path):
         run(tmp_path, best="loss")
 
 
-@pytest.mark.parametrize("module", ["orbax", "safetensors.numpy"])
+@pytest.mark.parametrize("module", ["filelock", "safetensors.numpy"])
 def test_a_missing_extra_is_named(module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'jaxnet\[checkpoints\]'"):
         checkpoints.Checkpointer(tmp_path).__enter__()
 
 
-def test_importing_jaxnet_imports_neither_extra():
-    code = "import sys, jaxnet; print([name for name in ('orbax', 'safetensors') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+def test_importing_jaxnet_does_not_import_the_extra():
+    code = "import sys, jaxnet; print('safetensors' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def write_as_release_0_1_did(folder, result):
+    """A folder for each step, with checksums beside the state; the history as CSV, marked in the metadata."""
+    from safetensors.numpy import save
+
+    checkpoint = folder / "checkpoints" / str(len(result.history.loss))
+    checkpoint.mkdir(parents=True)
+    evaluations = dict(zip(result.history.eval_step.tolist(), result.history.test["distance"], strict=True))
+    lines = [f"{i},{loss},{evaluations.get(i, '')}" for i, loss in enumerate(result.history.loss)]
+    text = "\n".join(["step,loss,test_distance", *lines, ""]).encode()
+    (folder / "history.csv").write_bytes(text + b"59,1.0,\n")  # what came after the checkpoint
+    arrays = _tensors.flatten({"state": result.state, "best": result.best})
+    metadata = {
+        "key": "fry",
+        "compile_seconds": 1.5,
+        "train_seconds": 2.5,
+        "rows": len(lines),
+        "size": len(text),
+    }
+    metadata |= {
+        "key": str(jax.random.key_impl(result.state.key)),
+        "sha256": hashlib.sha256(text).hexdigest(),
+    }
+    metadata["dtypes"] = {"loss": "float32", "train": {}, "test": {"distance": "float32"}, "validation": {}}
+    described = [[name, str(arrays[name].dtype), arrays[name].shape] for name in sorted(arrays)]
+    digest = hashlib.sha256(json.dumps([metadata, described], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    state = save(arrays, {"jaxnet": json.dumps({"checksum": digest.hexdigest()} | metadata)})
+    (checkpoint / "state.safetensors").write_bytes(state)
+    (checkpoint / "SHA256SUMS").write_text(f"{hashlib.sha256(state).hexdigest()}  state.safetensors\n")
+    return checkpoint
+
+
+def test_a_run_of_release_0_1_goes_on(tmp_path, caplog):
+    train = partial(fit, eval_parts=["test"], eval_every=7)
+    part, whole = train(steps=50), train()  # step 49 is on the schedule
+    checkpoint = write_as_release_0_1_did(tmp_path, part)
+    restored = checkpoints.restore(tmp_path, start())
+    assert_same_bits((restored.state, restored.history, restored.best), (part.state, part.history, part.best))
+    with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+        result = train(callbacks=[saver], resume=saver.restore(start()))
+        saver.save(result)
+    assert_same(result, whole)
+    assert checkpoints.steps(tmp_path) == [50, 60]
+    (checkpoint / "state.safetensors").write_bytes(b"damaged")
+    (tmp_path / "checkpoints" / "60.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"got none: .*50 is damaged in state.safetensors"):
+        checkpoints.restore(tmp_path, start())
 
 
 # Exported weights

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxnet import checkpoints, cli, datasets, network
+from jaxnet import _tensors, checkpoints, cli, datasets, network
 from jaxnet.cli import problem
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -166,3 +167,34 @@ def test_balanced_class_weights_are_scikit_learns():
     assert weights[3] == 0  # of a class that no example has
     _, (_, t) = datasets.load("digits")
     np.testing.assert_array_equal(problem._class_weights(["2"] * 10, t, 10), 2)
+
+
+def test_a_sweep_that_was_killed_resumes_to_the_same_bits(tmp_path, capsys):
+    grid = ["--seeds", "2", "--learning-rate", "0.3", "1e20", "--activation", "relu", "--max-networks", "2"]
+    sweep = ["sweep", "--data", "digits", "--steps", "3000", "--eval-every", "500", *grid]
+    assert cli.main([*sweep, "--out", str(tmp_path / "whole")]) == 0
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "jaxnet", *sweep, "--checkpoint-every", "200", "--out", str(killed)]
+    for count in (2, 6):  # in the first group of networks, and in the second
+        more = ["--resume"] if killed.exists() else []
+        process = subprocess.Popen(
+            [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        before = checkpoints.steps(killed)[-1:]
+        while len([step for step in checkpoints.steps(killed) if [step] > before]) < min(count, 3):
+            assert process.poll() is None, process.stderr.read()
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    capsys.readouterr()
+    assert cli.main([*sweep, "--resume", "--out", str(killed)]) == 0
+    assert "resumed after " in capsys.readouterr().err
+    for name in ("networks.csv", "params.safetensors"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    last = f"checkpoints/{checkpoints.steps(killed)[-1]}.safetensors"
+    one, other = (
+        _tensors.unpack((folder / last).read_bytes(), "") for folder in (killed, tmp_path / "whole")
+    )
+    assert one[0].keys() == other[0].keys() and "diverged" in one[0]
+    for name, array in one[0].items():
+        assert array.tobytes() == other[0][name].tobytes(), name

@@ -1,5 +1,3 @@
-import signal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,9 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import many, network
+from jaxnet import network
+from jaxnet.training import many, program
+from tests.helpers import compilations, press_ctrl_c_in_call, stack
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
 T = np.random.default_rng(1).integers(3, size=60).astype(np.int32)
@@ -18,10 +18,6 @@ STARTS = [
 METRICS = {"accuracy": network.accuracy, "loss": network.loss}
 COMMON = {"steps": 40, "batch_size": 10, "progress": False}
 EVALUATED = {"test": (X[:20], T[:20]), "metrics": METRICS, "eval_every": 15}
-
-
-def stack(*trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 STACKED = stack(*STARTS)
@@ -117,12 +113,10 @@ def test_a_network_can_be_resumed_by_fit():
 def test_shared_batches_make_one_wide_product():
     """The first layer's weights of all networks meet the batch in one matrix product, not in three."""
     state = many.TrainState(stack(*STARTS), optax.sgd(0.1).init(STARTS[0]), jnp.zeros(3, jnp.int32), KEYS[0])
-    options = {"loss": network.loss, "optimizer": optax.sgd(0.1), "batch_size": 10, "sampling": "replacement"}
-    options |= {"loss_after_update": False, "max_steps": 5, "careful": False, "at_once": 3}
-    program = (
-        many._run_stretch.lower(state, jnp.int32(0), jnp.int32(5), {}, X, T, **options).compile().as_text()
-    )
-    assert "f32[15,10]" in program.replace(" ", "")  # 3 networks of 5 hidden units, 10 examples
+    rows = jnp.zeros((5, 10), jnp.int32)
+    settings = {"loss": network.loss, "optimizer": optax.sgd(0.1), "loss_after_update": False, "at_once": 3}
+    found = program.program(program.run_stretch, state, jnp.int32(5), rows, {}, X, T, plain=False, **settings)
+    assert "f32[15,10]" in found.result().as_text().replace(" ", "")  # 3 of 5 hidden units, 10 examples
 
 
 def falls(w, x, t):
@@ -148,8 +142,8 @@ def test_a_network_that_diverges_leaves_the_others_alone(max_networks):
     assert result.history.loss.shape == (4, 40)
     np.testing.assert_allclose(result.history.loss[1], [0, -1, -2, -3, -4] + 35 * [np.nan])
     np.testing.assert_allclose(result.history.loss[0], -0.01 * np.arange(40), atol=1e-6)
-    np.testing.assert_array_equal(result.history.eval_step, np.arange(0, 40, 4))
-    np.testing.assert_allclose(result.history.train["w"][2], [-0.5, -2.5, -4.5] + 7 * [np.nan])
+    np.testing.assert_array_equal(result.history.eval_step, [*range(0, 40, 4), 39])
+    np.testing.assert_allclose(result.history.train["w"][2], [-0.5, -2.5, -4.5] + 8 * [np.nan])
 
 
 def test_parameters_that_become_nan_behind_a_finite_loss():
@@ -174,18 +168,10 @@ def test_all_diverge():
 
 
 def test_ctrl_c_keeps_what_is_done(monkeypatch):
-    calls, evaluate = 0, many._evaluate
-
-    def interrupted(*args, **options):
-        nonlocal calls
-        calls += 1
-        if calls == 5:  # three evaluations of the first group, and in the second of the second's
-            signal.raise_signal(signal.SIGINT)
-        return evaluate(*args, **options)
-
     options = {"metrics": METRICS, "eval_every": 15}
     whole = fit_many(max_networks=1, **options)
-    monkeypatch.setattr(many, "_evaluate", interrupted)
+    # After four evaluations of the first group, in the second of the second's.
+    monkeypatch.setattr(many, "compile_evaluate", press_ctrl_c_in_call(6, many.compile_evaluate))
     part = fit_many(max_networks=1, **options)
     assert part.interrupted and not part.diverged.any()
     np.testing.assert_array_equal(part.state.step, [40, 1, 0])
@@ -194,36 +180,21 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch):
     assert np.isnan(part.history.loss[1:, 1:]).all()
     accuracies = part.history.train["accuracy"]
     np.testing.assert_array_equal(accuracies[0], whole.history.train["accuracy"][0])
-    np.testing.assert_array_equal(np.isnan(accuracies), [[0, 0, 0], [0, 1, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(np.isnan(accuracies), [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
     for one, start in zip(jax.tree.leaves(part.params), jax.tree.leaves(stack(*STARTS)), strict=True):
         np.testing.assert_array_equal(one[2], start[2])
 
 
 def test_one_compilation_serves_all_groups_and_the_next_sweep():
-    traces = 0
+    def sweep(rate, loss):
+        rates = {"learning_rate": np.full(4, rate)}
+        params = stack(*STARTS, STARTS[0])
+        fit_many(loss=loss, params=params, optimizer=optax.sgd, hyperparameters=rates, max_networks=2)
 
-    def loss(params, x, t):
-        nonlocal traces
-        traces += 1
-        return network.loss(params, x, t)
-
-    params = stack(*STARTS, STARTS[0])
-    fit_many(
-        loss=loss,
-        params=params,
-        optimizer=optax.sgd,
-        hyperparameters={"learning_rate": np.ones(4)},
-        max_networks=2,
-    )
-    once = traces
-    fit_many(
-        loss=loss,
-        params=params,
-        optimizer=optax.sgd,
-        hyperparameters={"learning_rate": np.zeros(4)},
-        max_networks=2,
-    )
-    assert traces == once
+    sweep(1.0, lambda params, x, t: network.loss(params, x, t) * 1.25)
+    with compilations() as found:
+        sweep(0.5, lambda params, x, t: network.loss(params, x, t) * 1.25)
+    assert found == [0]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +211,8 @@ def test_one_compilation_serves_all_groups_and_the_next_sweep():
             r"the networks on every leaf's first axis, got shapes \['\[\]'\]",
         ),
         ({"key": KEYS[:2]}, ValueError, r"one of jax.random.key, or 3 of them, got key<fry>\[2\]"),
-        ({"key": jnp.zeros(2, jnp.uint32)}, ValueError, r"got uint32\[2\]"),
+        ({"key": jnp.zeros((2, 2), jnp.uint32)}, ValueError, r"got key<fry>\[2\]"),
+        ({"key": jnp.zeros(2)}, TypeError, r"key must be of jax.random.key or PRNGKey, or a seed, got Array"),
         (
             {"hyperparameters": {"learning_rate": [1.0]}},
             ValueError,

@@ -286,7 +286,8 @@ from pathlib import Path
 from jaxnet import checkpoints
 warnings.simplefilter("ignore")  # filelock's, that it has other means
 with checkpoints.lock(Path(sys.argv[1])):
-    try: checkpoints.lock(Path(sys.argv[1]))
+    try:
+        with checkpoints.lock(Path(sys.argv[1])): pass
     except ValueError as error: print(error)
 with checkpoints.lock(Path(sys.argv[1])): print("free")
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import network
-from jaxnet._turned import turned, turned_products
+from jaxnet.training.turned import turned, turned_products
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((6, 4)), RNG.integers(3, size=6)

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import itertools
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import checkpoints, many, plots
-from jaxnet.cli import problem, run_folder
+from jaxnet import checkpoints, plots, training
+from jaxnet.cli import problem, run_folder, signals
 from jaxnet.cli.options import Add, whole
 
 HELP = "Train a network for every setting and seed, all as one program, and rank the settings."
@@ -36,11 +37,14 @@ def add_options(add: Add) -> None:
     out = "the run folder; by default runs/DATA-DATE-TIME"
     add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
     add("--overwrite", action="store_true", help="write over the run that the folder holds")
+    resume = "continue the sweep that --out holds, with its options, up to --steps in all"
+    add("--resume", action="store_true", help=resume)
+    checkpoint = "steps between two checkpoints, from which a sweep can be resumed"
+    add("--checkpoint-every", type=whole, default=1000, metavar="N", help=checkpoint)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train all, write the run folder, print the table; return the exit code."""
-    options.resume = False
     with jax.enable_x64(options.dtype == "float64"):
         return _run(options)
 
@@ -60,9 +64,11 @@ def _run(options: argparse.Namespace) -> int:
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
     folder = run_folder.path(options)
-    with ExitStack() as ending, checkpoints.lock(folder):
+    every = options.checkpoint_every
+    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every) as saver:
         split = task.parts["train"], task.parts["test"]
         extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
+        extra["checkpoint_every"] = every
         configuration = run_folder.configuration(options, split, **task.settings | extra)
         ending.push(run_folder.begin(folder, options, configuration))
         run_folder.write_config(folder, configuration)
@@ -72,26 +78,38 @@ def _run(options: argparse.Namespace) -> int:
             problem.init(options, task.sizes, keys[seed][0], setting["weight_std"])
             for setting, seed in networks
         ]
-        result = many.fit_many(
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        optimizer = partial(problem.optimizer, options)
+        values = {name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters}
+        key = keys[options.seed][1] if options.share_batches else jnp.stack([keys[s][1] for _, s in networks])
+        resume = saver.restore(training.init_states(params, optimizer, values, key))
+        if options.resume:
+            at = (
+                "nothing to resume"
+                if resume is None
+                else f"resumed after {resume.history.loss.shape[1]} steps"
+            )
+            print(f"{folder}: {at}", file=sys.stderr)
+        result = training.fit_many(
             task.loss,
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
+            params,
             task.parts["train"],
             test=task.parts["test"],
             validation=task.parts.get("validation"),
-            optimizer=partial(problem.optimizer, options),
-            hyperparameters={
-                name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters
-            },
+            optimizer=optimizer,
+            hyperparameters=values,
             batch_size=options.batch_size,
             steps=options.steps,
-            key=keys[options.seed][1]
-            if options.share_batches
-            else jnp.stack([keys[seed][1] for _, seed in networks]),
+            key=key,
             sampling=options.sampling,
             metrics=task.metrics,
             eval_every=getattr(options, "eval_every", None),
             max_networks=options.max_networks,
+            callbacks=[saver, signals.heed],
+            stretch=every,
+            resume=resume,
         )
+        saver.save(result)
         _write(folder, options, task, settings, networks, result)
     return 130 if result.interrupted else 0
 
@@ -102,7 +120,7 @@ def _write(
     task: problem.Problem,
     settings: list[dict[str, Any]],
     networks: list[tuple[dict[str, Any], int]],
-    result: many.FitManyResult,
+    result: training.FitManyResult,
 ) -> None:
     """Print the table; write it, the curves, every network's outcome and the best one's parameters."""
     seeds = options.seeds
@@ -140,7 +158,7 @@ def _write(
     run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
 
 
-def _final_accuracies(task: problem.Problem, result: many.FitManyResult, part: str) -> np.ndarray:
+def _final_accuracies(task: problem.Problem, result: training.FitManyResult, part: str) -> np.ndarray:
     """Return each network's accuracy after its last step, NaN if it diverged or did not begin."""
     accuracy = jax.jit(task.metrics["accuracy"])
     values = [
@@ -194,7 +212,7 @@ def _label(row: dict[str, Any], varying: list[str]) -> str:
 def _write_networks(
     path: Path,
     networks: list[tuple[dict[str, Any], int]],
-    result: many.FitManyResult,
+    result: training.FitManyResult,
     final: dict[str, np.ndarray],
 ) -> None:
     with path.open("w", newline="") as file:

@@ -1,0 +1,246 @@
+"""Mini-batch training of any pure `loss(params, x, t)`, whole stretches of steps compiled as one program.
+
+Source: 4.3 (the loop) and 4.4 (its evaluation). The batch of step s is a function of `(key, s)` alone, so
+that a run does not depend on how it is cut into stretches.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Int, Num
+
+from jaxnet.training.program import compile_evaluate, compile_train, on_device
+from jaxnet.training.run import (
+    Best,
+    History,
+    Run,
+    Stretch,
+    bar,
+    history_of,
+    longest_cut,
+    resumed,
+    stretches,
+)
+from jaxnet.training.state import AnyKey, Loss, PyTree, Sampling, TrainState, init_state
+from jaxnet.training.task import (
+    EarlyStopping,
+    OnNonFinite,
+    Part,
+    Task,
+    batch_error,
+    check_key,
+    check_metrics,
+    check_optimizer,
+    check_params,
+    check_resumable,
+    check_settings,
+    check_task,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class FitResult(NamedTuple):
+    """The end of a run: its last state, its history, and how it went."""
+
+    state: TrainState
+    history: History
+    interrupted: bool
+    """Ctrl-C ended the run early."""
+    compile_seconds: float
+    train_seconds: float
+    """Compilation and evaluation apart."""
+    best: Best | None = None
+    """With early stopping, the best evaluation so far."""
+    stopped_early: bool = False
+    scheduled: Best | None = None
+    """The best apart from an evaluation that only this end had: what a resumed run goes on from."""
+    settings: Mapping[str, Any] = {}
+    """What must be the same in a run that goes on from here; nothing is compared where it is empty."""
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters after the last step, or with early stopping the best ones."""
+        return self.state.params if self.best is None else self.best.params
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or the parameters became NaN or infinite at `step`; `result` is the run up to that step."""
+
+    def __init__(self, what: str, step: int, result: FitResult):
+        self.what = what
+        self.reason = f"{what} at step {step}"
+        super().__init__(f"{self.reason}; .result holds the run up to there")
+        self.step = step
+        self.result = result
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, FitResult]]:
+        return type(self), (self.what, self.step, self.result)
+
+
+def fit(
+    loss: Loss,
+    params: PyTree,
+    train: tuple[Num[ArrayLike, "n ..."], Num[ArrayLike, "n ..."]],
+    *,
+    test: tuple[Num[ArrayLike, "m ..."], Num[ArrayLike, "m ..."]] | None = None,
+    validation: tuple[Num[ArrayLike, "v ..."], Num[ArrayLike, "v ..."]] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    key: AnyKey = None,
+    sampling: Sampling = "replacement",
+    batches: Int[ArrayLike, "steps batch"] | None = None,
+    metrics: Mapping[str, Loss] | None = None,
+    eval_every: int | None = None,
+    eval_parts: Sequence[Part] | None = None,
+    eval_batch: int | None = None,
+    early_stopping: EarlyStopping | None = None,
+    loss_after_update: bool = False,
+    on_nonfinite: OnNonFinite = "stop",
+    callbacks: Sequence[Callable[[Stretch], object]] = (),
+    stretch: int | None = None,
+    resume: FitResult | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
+
+    loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test, validation: `(x, t)`, examples
+    on the first axis. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000; key:
+    `jax.random.key(0)`, or a seed: the source's (4.3).
+
+    sampling: how `draw_batches` draws each batch; or batches: explicit indices [steps, batch] into train,
+    which also set steps and batch_size.
+
+    metrics: pure functions like the loss, by name, evaluated on the whole of each part right after the
+    update of every step i with `i % eval_every == 0`, and of the last; eval_every: once per epoch,
+    `max(n // batch_size, 1)`, as the source (4.4). Without metrics nothing is evaluated, or the loss if there
+    is a test or validation set. eval_parts: those to evaluate, such as `["test"]`; by default all.
+    eval_batch: how many examples at a time; by default as many as keep every array of a metric within 64 MB.
+    A metric that is no mean over examples is seen to be none, and evaluated on all at once.
+
+    early_stopping: ends the run when a metric no longer gets better; the result's params are then the best.
+
+    on_nonfinite: "stop" with an error where the loss or a parameter becomes NaN or infinite, or "continue",
+    for a rule that deals with it, such as `optax.apply_if_finite`.
+
+    loss_after_update: record the loss of each batch after its update, as the source does, which costs another
+    forward pass; by default it is recorded before.
+
+    callbacks: called with a `Stretch` after each stretch of steps. One ends at every evaluation, at the last
+    step, and at each multiple of `stretch` steps, or, by default, every half a second or so. progress: a bar
+    on stderr, where that is a terminal.
+
+    Ctrl-C ends the run within about half a second; what is done is returned, with `interrupted` set.
+
+    resume: a result of the same run to continue up to `steps` in all; params then only have to be like its
+    own. The end is bit for bit that of the run that was never interrupted.
+
+    Raises:
+        ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data or params,
+            sizes or steps that are not positive, an index in batches out of range, an unknown sampling, a
+            result to resume that is not of such a run; or what the loss itself finds wrong with a batch, from
+            a NonFiniteError as its cause.
+        TypeError: batches or sizes that are not integers, params that are not floating-point, an optimizer
+            that is not optax's, a loss that does not return a real scalar.
+        NonFiniteError: the loss or a parameter became NaN or infinite; it holds the step, and the result up
+            to the last finite state.
+
+    >>> import jax.numpy as jnp
+    >>> square = lambda w, x, t: jnp.mean((w * x - t) ** 2)
+    >>> result = fit(square, jnp.array(0.0), (np.ones(8), np.full(8, 3.0)), steps=100, batch_size=4)
+    >>> round(float(result.params), 3), result.history.loss.shape
+    (3.0, (100,))
+    """
+    # Not the program's own transfers, which are explicit: what users' optimizers make of Python's numbers.
+    with jax.transfer_guard("allow"):
+        task = check_task(
+            loss,
+            {"train": train, "validation": validation, "test": test},
+            batches=batches,
+            steps=steps,
+            batch_size=batch_size,
+            sampling=sampling,
+            metrics=metrics,
+            eval_every=eval_every,
+            eval_parts=eval_parts,
+            eval_batch=eval_batch,
+            loss_after_update=loss_after_update,
+            on_nonfinite=on_nonfinite,
+            stretch=stretch,
+            early_stopping=early_stopping,
+        )
+        optimizer = check_optimizer(optimizer)
+        run = _first_run(init_state(params, optimizer, check_key(key)), task, key, resume)
+    try:
+        start = time.perf_counter()
+        max_steps = longest_cut(task)
+        take = compile_train(task, optimizer, run.state, {}, max_steps, None)
+        measure = compile_evaluate(task, run.state.params, many=False)
+
+        def advance(
+            state: TrainState, done: int, num_steps: int
+        ) -> tuple[TrainState, np.ndarray, np.ndarray]:
+            state, losses, finite = take(state, on_device(done), on_device(num_steps), {})
+            losses, finite = jax.device_get((losses, finite))
+            return state, losses[:num_steps], finite
+
+        advance(run.state, run.done, 0)
+        run = run._replace(compile_seconds=run.compile_seconds + time.perf_counter() - start)
+        with bar(task.steps, run.done, progress) as tell:
+            for after, told in stretches(run, advance, measure, task, max_steps):
+                num_steps, run = after.done - run.done, after
+                tell(run, num_steps)
+                if told is not None:
+                    told = told._replace(result=partial(_result, run, task))
+                    for callback in callbacks:
+                        callback(told)
+    except KeyboardInterrupt:
+        return _result(run, task, interrupted=True)
+    if run.failure:
+        failure = NonFiniteError(run.failure, run.done, _result(run, task))
+        if (error := batch_error(run.state, task)) is not None:
+            raise error from failure
+        raise failure
+    return _result(run, task)
+
+
+def _first_run(state: TrainState, task: Task, key: AnyKey, resume: FitResult | None) -> Run:
+    """Return the run before its first step here, of the checked state or the result to resume."""
+    check_metrics(task, state.params)
+    check_params(state.params)
+    run = Run(state, np.array(True))
+    if resume is None:
+        return run
+    state = check_resumable(resume.state, state, key)
+    done = int(state.step)
+    scheduled = resume.scheduled if resume.settings else resume.best
+    run = resumed(resume.history, run, task, state, done, (scheduled, resume.best))
+    check_settings(resume.settings, task)
+    if run.stopped_early(task) and done < task.steps:
+        _log.warning(
+            "the run to resume was ended by early stopping after %d steps: a longer patience goes on", done
+        )
+    return run._replace(compile_seconds=resume.compile_seconds, train_seconds=resume.train_seconds)
+
+
+def _result(run: Run, task: Task, interrupted: bool = False) -> FitResult:
+    stopped = not interrupted and run.stopped_early(task)
+    seconds = run.compile_seconds, run.train_seconds
+    return FitResult(
+        run.state,
+        history_of(run, task),
+        interrupted,
+        *seconds,
+        run.best,
+        stopped,
+        run.scheduled,
+        task.settings(),
+    )
