@@ -365,10 +365,10 @@ def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():
         )
         return jnp.mean(jnp.tanh(convolved)) + jnp.mean(t)
 
-    kernel, t = jnp.ones((5, 5, 1, 32)), np.zeros(4000, np.float32)
-    chunk = program.chunk_of(metric, kernel, x, t)
+    kernel, examples = jnp.ones((5, 5, 1, 32)), (jnp.asarray(x), jnp.zeros(4000))
+    chunk = program.chunk_of(metric, kernel, *examples)
     assert 500 < chunk <= 2**26 // (28 * 28 * 32 * 4)
-    examples, settings = (jnp.asarray(x), jnp.asarray(t)), {"metrics": (("m", metric),), "many": False}
+    settings = {"metrics": (("m", metric),), "many": False}
     programs = [
         program.program(program.evaluate, kernel, *examples, chunk=n, **settings) for n in (4000, chunk)
     ]
@@ -376,7 +376,7 @@ def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():
     assert parts < 2**29 < 2 * whole
 
 
-def test_the_parts_to_evaluate_are_a_choice():
+def test_the_parts_to_evaluate_are_a_choice(unchecked):
     history = fit(test=(X, T), validation=(X, T), metrics=METRICS, eval_parts=["test"]).history
     assert set(history.test) == set(METRICS) and history.train == history.validation == {}
     with pytest.raises(ValueError, match="eval_parts must be 'train', got 'test'"):

@@ -229,17 +229,20 @@ def compile_train(
     """
     x, t = task.parts["train"]
     zero = on_device(0)
-    drawing = partial(
+    own = state.key.shape if task.batches is None else ()
+    rows = jax.ShapeDtypeStruct((*own, max_steps, task.batch_size), jnp.int32)
+    how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
+    step = program(run_stretch, state, zero, rows, hyper, x, t, plain=at_once is None, at_once=at_once, **how)
+    draw = program(
         draw_rows,
+        state.key,
+        zero,
+        task.batches,
         max_steps=max_steps,
         batch_size=task.batch_size,
         num_examples=len(x),
         sampling=task.sampling,
     )
-    draw = program(drawing, state.key, zero, task.batches)
-    rows = jax.eval_shape(drawing, state.key, zero, task.batches)
-    how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
-    step = program(run_stretch, state, zero, rows, hyper, x, t, plain=at_once is None, at_once=at_once, **how)
 
     def take(
         state: TrainState, first: Array, num_steps: Array, hyper: dict[str, Array]
