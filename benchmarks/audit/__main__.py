@@ -59,7 +59,8 @@ def table(findings: Sequence[Finding]) -> str:
     names: dict[tuple[str, ...], list[str]] = {}
     for f in findings:
         got, true = texts(f)
-        seen = next((text for patterns, text in SEEN.items() if named(f.function, patterns)), "")
+        here = f"here, {optax.__version__}" if f.function.startswith("optax") else f"here, {jax.__version__}"
+        seen = next((text for patterns, text in SEEN.items() if named(f.function, patterns)), here)
         names.setdefault((f.point, got, true, f.how, seen), []).append(f.function)
     rows = [[", ".join(f"`{name}`" for name in found), *cells] for cells, found in names.items()]
     head = ["function", "at", "jax returns", "true", "according to", "seen since"]

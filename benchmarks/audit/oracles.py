@@ -213,7 +213,7 @@ ORACLES: dict[str, Oracle] = {
     "betaln": lambda a, b: log_gamma(a) + log_gamma(b) - log_gamma(a + b),
     "boxcox": lambda x, y: (x**y - 1) / y if y else mp.log(x),
     "boxcox1p": lambda x, y: ((1 + x) ** y - 1) / y if y else mp.log(1 + x),
-    "comb": mp.binomial,
+    "comb": lambda n, k: mp.binomial(n, k) if 0 <= k <= n else mp.mpf(0),
     "dawsn": lambda x: mp.sqrt(mp.pi) / 2 * mp.exp(-x * x) * mp.erfi(x),
     "digamma": mp.digamma,
     "entr": lambda x: -xlogy(x, x),

@@ -248,7 +248,7 @@ class Target:
             new = jnp.where(jnp.arange(flat.size) == index, value, flat)
             pieces = zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
             parts = [new[start:stop].reshape(shape) for start, stop, shape in pieces]
-            return rounded(jaxpr, consts, [*parts, *context], seed, 2.0**-53)[0]
+            return rounded(jaxpr, consts, [*parts, *context], seed, 2.0**-52)[0]
 
         fixed = jaxpr.consts, self.flat, self.context
         kind = "rounded", np.iscomplexobj(values), tuple(self.shapes), tuple(map(np.shape, self.context))

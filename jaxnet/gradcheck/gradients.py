@@ -141,7 +141,7 @@ def _rounding_of(
         weights = problem.weights[number]
         args = [*wide_leaves(problem), *(_wide(weights) if weighted else [])]
         try:
-            moved = blurred(jaxpr, args, 2.0**-53)
+            moved = blurred(jaxpr, args, 2.0**-52)
         except Exception:  # what calls back may raise where numbers are not quite what they were
             return np.zeros(int(problem.starts[-1]))
         found = project(moved, [np.abs(w) for w in weights])

@@ -93,7 +93,7 @@ class GradientReport:
             for name, value in leaf.worst.values.items():
                 allowed = leaf.worst.allowed.get(name, math.inf)
                 apart = max(leaf.worst.low - value, value - leaf.worst.high, 0.0)
-                if self.verdict == "pass" and not apart <= allowed:
+                if self.verdict == "pass" and not apart <= allowed + 1e-290:
                     raise AssertionError(
                         f"jaxnet contradicts itself: {name} is {apart} off at {leaf.worst.path}, "
                         f"more than {allowed}"

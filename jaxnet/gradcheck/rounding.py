@@ -29,7 +29,8 @@ _EXACT = {
 def rounded(jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed: Any, size: Any) -> Values:
     """Return a jaxpr's results where every operation's is off by a random rounding of a relative size.
 
-    What is not rounded, because it only moves numbers about, is left alone.
+    size: at least 2^-52, or half of them vanish, 1 + 2^-53 being 1. What only moves numbers about is left
+    alone.
     """
     count = iter(range(2**20))
 

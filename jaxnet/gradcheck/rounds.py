@@ -34,6 +34,7 @@ _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not 
 _LARGE = 300  # equations, from which on the complex step is taken only where it is needed
 DIRECTIONS = 12  # random ones of each leaf of a larger pytree
 _WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
+_NOTHING = 1e-12  # a difference that may be the rounding of a 1, whatever the leaf's size
 _TIED, _BESIDE = 2.0**-28, 16  # how far beside a tie, relative to each element, and points there
 _RUN_ON = (1, 8)  # more trips of loops that iterate until it is good enough
 
@@ -258,8 +259,17 @@ def _round(
         if spread.any():
             # What is so much off in one element is in the others, where it happens not to show.
             approximate = float(np.max(spread / np.where(size[rows] > 0, size[rows], np.inf)))
-            error = np.where(np.isin(np.arange(len(index)), rows), approximate * size, 0.0)
+            # A gradient that is solved for to a tolerance of its own is off by more than f, if by little.
+            loose = max(approximate, min(16 * approximate, 1e-3))
+            error = np.where(np.isin(np.arange(len(index)), rows), loose * size, 0.0)
             found = found._replace(error=found.error + error)
+    rows = np.flatnonzero(wrong(found) & ~_confirmed(known, found, index, number, values))
+    if rows.size and target.jaxpr is not None:
+        # Where f rounds to the same number everywhere, its differences do not show how far off they are.
+        seen = target.blurred(index[rows], target.flat[index[rows]])
+        error = found.error.copy()
+        error[rows] += 4 * np.nan_to_num(np.ptp(seen, axis=1)) / found.step[rows]
+        found = found._replace(error=error)
     rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
     if rows.size and target.jaxpr is not None:
         found = judge.merged(found, _tied(target, index[rows], Estimate(*(c[rows] for c in found))), rows)
@@ -311,7 +321,8 @@ def _remeasured(
     """
     bad = failures(found, gradient, index, number, rtol, largest)[0]
     apart = judge.distance(gradient.best(number)[index], found)
-    if gradient.rounding is None or not (bad & (apart < 1e-6 * np.maximum(largest, natural))).any():
+    near = (apart < 1e-6 * np.maximum(largest, natural)) | (apart < _NOTHING)
+    if gradient.rounding is None or not (bad & near).any():
         return gradient
     noise = np.zeros(len(gradient.epsilon)) if gradient.noise is None else gradient.noise  # type: ignore[arg-type]
     return gradient._replace(noise=np.fmax(noise, gradient.rounding(number)))

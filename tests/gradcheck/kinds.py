@@ -1638,3 +1638,13 @@ def a_small_angle():
 @kind(SPECIAL, "pass")
 def a_loop_that_ends_only_in_its_own_branch():
     return check(lambda x: jax.scipy.special.expn(2, x).sum(), np.array([1e-8, 0.3, 1.5]))
+
+
+@kind(SPECIAL, "pass")
+def a_distribution_whose_slope_is_lost_in_its_rounding():
+    return check(jax.scipy.stats.expon.cdf, np.array(30.0), np.array(0.0), np.array(1.0), argnums=(0, 1, 2))
+
+
+@kind(SPECIAL, "pass")
+def a_slope_below_what_numbers_hold():
+    return check(jax.nn.sigmoid, np.array(-700.0))
