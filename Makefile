@@ -5,7 +5,7 @@ CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test lint types tests bench bench-checkers lowest clean
+.PHONY: demo test test-all lint types tests bench bench-checkers lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
@@ -22,6 +22,10 @@ types: $(INSTALLED)
 # One thread of BLAS in each of pytest's two processes: more would spin against each other.
 tests: $(INSTALLED)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# All of the long tables, of which `make test` runs a part: an hour on two cores.
+test-all: $(INSTALLED)
+	JAXNET_ALL=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

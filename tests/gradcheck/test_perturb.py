@@ -122,7 +122,7 @@ def test_a_complex_step_through_it_is_the_derivative(name, x64):
         )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     rows=st.integers(1, 4), columns=st.integers(1, 4), hidden=st.integers(1, 4), seed=st.integers(0, 2**16)
 )
