@@ -396,14 +396,13 @@ def complex_step(
     except NO_COMPLEX as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"a real-only operation: {reason}") from error
-    apt = (x == 0) | (h < 1e-10 * np.abs(x))
-    values, spread = np.where(apt, found[:, 0], np.nan), np.abs(found[:, 1:] - found[:, :1]).max(axis=1)
+    values, spread = found[:, 0], np.abs(found[:, 1:] - found[:, :1]).max(axis=1)
     return values, 4 * np.where(np.isfinite(spread), spread, 0) + 32 * _EPSILON * np.abs(values)
 
 
 def _imaginary(target: Target, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, scale = target.flat[index], scales(target.flat, target.sizes)[index]
-    return x, _COMPLEX_STEP * np.maximum(np.where(x == 0, scale, np.abs(x)), 1e-100)
+    return x, _COMPLEX_STEP * np.maximum(np.where(np.abs(x) < _TINY, scale, np.abs(x)), 1e-250)
 
 
 def complex_rounding(
