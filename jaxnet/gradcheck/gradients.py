@@ -167,7 +167,7 @@ def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any], epsilon: float) -> list[np.
     for seed in SEEDS:
         found = run(jaxpr.consts, list(args), np.uint32(seed), epsilon)
         most = [
-            np.fmax(m, np.nan_to_num(np.abs(np.asarray(v) - p)))
+            np.asarray(np.fmax(m, np.nan_to_num(np.abs(np.asarray(v) - p))))
             for m, v, p in zip(most, found, plain, strict=True)
         ]
     return most
