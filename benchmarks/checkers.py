@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +134,7 @@ class Counted(NamedTuple):
 def people(most: int | None) -> dict[str, Counted]:
     """Run the checkers over the second catalogue, one after the other on each function."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "gradcheck"))
-    from people import CASES as PEOPLE  # type: ignore[import-not-found]
+    from people import CASES as PEOPLE
     from people import right_gradient, wrong_gradient
 
     found = {"jaxnet": Counted(), "jax check_grads": Counted()}
@@ -141,7 +142,7 @@ def people(most: int | None) -> dict[str, Counted]:
         for dtype in (np.float32, np.float64):
             for make, right in ((right_gradient, True), (wrong_gradient, False)):
                 for checker in found:
-                    jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+                    jax.clear_caches()
                     start = time.perf_counter()
                     try:
                         verdict = _people_verdict(checker, case, dtype, make(case, dtype))
@@ -222,6 +223,10 @@ def first_check() -> float:
     return float(np.median(seconds))
 
 
+def _own_gradient(f: Callable, x: Any) -> Any:
+    return jax.block_until_ready(jax.jit(jax.grad(f))(x))
+
+
 def heavy() -> None:
     """Functions that take long to compile, beside the time to compile and run their own gradient."""
     import optax
@@ -253,11 +258,11 @@ def heavy() -> None:
         ),
     }
     for name, (f, x) in functions.items():
-        jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+        jax.clear_caches()
         with jax.enable_x64(True):
-            own = timed(lambda f=f, x=x: jax.block_until_ready(jax.jit(jax.grad(f))(x)), 1)  # type: ignore[misc]
-        jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
-        check = timed(lambda f=f, x=x: check_gradients(f, x), 1)  # type: ignore[misc]
+            own = timed(partial(_own_gradient, f, x), 1)
+        jax.clear_caches()
+        check = timed(partial(check_gradients, f, x), 1)
         print(f"{name}: {check:.1f} s, its own gradient {own:.1f} s: {check / own:.1f} x")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.scipy
 import jax.scipy.spatial.transform
-import mpmath as mp  # type: ignore[import-untyped, unused-ignore]
+import mpmath as mp
 import numpy as np
 
 from benchmarks.audit.oracles import oracle_of
@@ -42,7 +42,7 @@ def judge(f: Callable[..., Any], args: tuple[Any, ...], argnums: tuple[int, ...]
     """The checker's verdict on f at args, and what it says about it."""
     try:
         report = check_gradients(f, *args, argnums=argnums)
-    except Exception:
+    except Exception:  # whatever the checker raises is a finding of the audit, about the checker
         return "exception", traceback.format_exc(limit=-2)
     return report.verdict, report.summary + (f" {report.worst.reason}" if report.worst.reason else "")
 
@@ -62,6 +62,7 @@ def derivatives(case: Case) -> dict[str, np.ndarray | str]:
     for mode in ("reverse", "forward"):
         try:
             found[mode] = flat(gradient(case.f, mode, case.argnums)(*case.args))
+        # jax refuses a mode of differentiation by many types of errors; each is the finding "no derivative".
         except Exception as error:
             found[mode] = str(error).split("\n")[0]
     return found
@@ -147,6 +148,7 @@ def examine(
         say(f"{rule.note} values")
         try:
             all_cases = list(cases(name, fn, rule, dtype))
+        # The functions of another release may not take a rule's arguments; each is listed as not callable.
         except Exception as error:
             yield Finding(full, "", "not callable", str(error).split("\n")[0])
             continue
@@ -211,7 +213,7 @@ def serve(connection: Connection, dtype: str) -> None:
             try:
                 found = list(examine(name, functions[name], dtype, skip, connection.send))
                 connection.send(found)
-            except Exception as error:
+            except Exception as error:  # goes to the parent, which lists it: the audit of the others goes on
                 connection.send(
                     error
                     if isinstance(error, NotImplementedError)
@@ -219,7 +221,7 @@ def serve(connection: Connection, dtype: str) -> None:
                 )
             served += 1
             if served % 20 == 0:
-                jax.clear_caches()  # type: ignore[no-untyped-call, unused-ignore]
+                jax.clear_caches()
 
 
 def audit(only: str, dtype: str) -> tuple[list[Finding], dict[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.scipy
 import jax.scipy.spatial.transform
-import mpmath as mp  # type: ignore[import-untyped, unused-ignore]
+import mpmath as mp
 import numpy as np
 
 from benchmarks.audit.rules import Rule

@@ -570,7 +570,7 @@ def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             return fast(*args)
-        except Exception:
+        except (TypeError, ValueError, IndexError):  # jax's, of what must be known before; others come again
             return f(*args)
 
     return call
@@ -602,6 +602,7 @@ def automatic(name: str, fn: Callable[..., Any]) -> list[Rule] | str:
                 return "returns no floating-point numbers"
             if kind == "scalars" and not elementwise(fn, count):
                 continue
+        # Tried on arguments it may not be for, a function raises anything; the last reason is listed.
         except Exception as error:
             why = str(error).split("\n")[0]
             continue

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-import mpmath as mp  # type: ignore[import-untyped, unused-ignore]
+import mpmath as mp
 import numpy as np
 
 from benchmarks.audit.rules import Case, floating, weights

@@ -343,31 +343,19 @@ class Target:
             pieces = zip(starts[:-1], starts[1:], shapes, strict=True)
             return [flat[start:stop].reshape(shape) for start, stop, shape in pieces]
 
-        def point_moved(
-            index: Any,
-            value: Any,
-            step: Any,
-            direction: Any,
-            limit: Any,
-            consts: Any,
-            flat: Any,
-            context: Any,
-        ) -> Change:
-            new = jnp.where(jnp.arange(flat.size) == index, value, flat + step * direction)
-            return moved(jaxpr, limit, consts, [*parts(flat), *context], parts(new))
+        def point(index: Any, value: Any, step: Any, direction: Any, flat: Any) -> Any:
+            return jnp.where(jnp.arange(flat.size) == index, value, flat + step * direction)
 
-        def point_evaluated(
-            index: Any,
-            value: Any,
-            step: Any,
-            direction: Any,
-            limit: Any,
-            consts: Any,
-            flat: Any,
-            context: Any,
-        ) -> Change:
-            new = jnp.where(jnp.arange(flat.size) == index, value, flat + step * direction)
-            found = with_piece(jaxpr, consts, [*parts(new), *context], limit)
+        def point_moved(*args: Any) -> Change:
+            index, value, step, direction, limit, consts, flat, context = args
+            new = parts(point(index, value, step, direction, flat))
+            return moved(jaxpr, limit, consts, [*parts(flat), *context], new)
+
+        def point_evaluated(*args: Any) -> Change:
+            index, value, step, direction, limit, consts, flat, context = args
+            found = with_piece(
+                jaxpr, consts, [*parts(point(index, value, step, direction, flat)), *context], limit
+            )
             (result,) = found.values
             nothing = jnp.zeros_like(result.real)
             return Change(nothing, nothing, result, found.piece, found.trips)
