@@ -346,6 +346,7 @@ def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainSt
     wanted: dict[str, Any] = {"state": like}
     for kind in ("best", "scheduled"):
         if f"{kind}.step" in arrays:
+            # A scalar of the metric's own floating type, which mypy takes for any of NumPy's.
             wanted[kind] = Best(np.int64(0), arrays[f"{kind}.value"][()], like.params)  # type: ignore[arg-type]
     tree = _tensors.unflatten(arrays, wanted, source)
     seconds, settings = (metadata["compile_seconds"], metadata["train_seconds"]), metadata["settings"]

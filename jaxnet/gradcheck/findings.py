@@ -29,17 +29,17 @@ _VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
 
 def _rows(gradient: Gradient, found: Round) -> np.ndarray:
     """Return which of the elements that were looked at a gradient is known for."""
-    known = np.ones(len(found.index), bool)
-    return known if gradient.looked is None else gradient.looked[found.index]
+    known = np.ones(len(found.elements), bool)
+    return known if gradient.looked is None else gradient.looked[found.elements]
 
 
 def _apart(gradient: Gradient, found: Round, number: int) -> np.ndarray:
     """Return how far a gradient is off, at each element, to rank them by."""
-    ratio = np.zeros(len(found.index))
+    ratio = np.zeros(len(found.elements))
     pairs = [(gradient.own, found.allowed), (gradient.wide, found.allowed_wide)]
     for values, allowed in pairs:
         if values:
-            far = judge.distance(values[number][found.index], found.estimate)
+            far = judge.distance(values[number][found.elements], found.estimate)
             limit = np.where(np.isfinite(allowed[gradient.name]), allowed[gradient.name], np.inf)
             with np.errstate(all="ignore"):
                 # Of what fails by how much it is off, of the rest by how near it is to that.
@@ -61,7 +61,7 @@ def _worst(
         wrong = np.any([np.zeros(len(rows), bool), *(found.failed[g.name][rows] for g in known)], axis=0)
         apart = np.max([np.zeros(len(rows)), *(_apart(g, found, number)[rows] for g in known)], axis=0)
         verdict = np.where(wrong, 2, np.where(found.decided[rows], 0, 1))
-        places = found.index[rows] - start
+        places = found.elements[rows] - start
         state[places] = np.maximum(state[places], verdict)
         code = int(verdict.max())
         row = int(np.argmax(np.where(verdict == code, apart, -1)))
@@ -86,7 +86,7 @@ def leaf_report(problem: Problem, known: list[Gradient], rounds: list[Round], le
         failed += unlocated
         notes.append(f"{listing(unlocated)} is wrong along random directions: in elements not looked at")
     notes += _kinks(problem, found, here) + _roughly_right(problem, known, rounds, leaf)
-    if len(found.index) < problem.starts[-1]:
+    if len(found.elements) < problem.starts[-1]:
         largest = max(float(np.abs(found.estimate.value[here]).max(initial=0)), np.finfo(float).tiny)
         escape = max(r.lines[leaf].resolution for r in rounds)
         notes.append(
@@ -95,7 +95,7 @@ def leaf_report(problem: Problem, known: list[Gradient], rounds: list[Round], le
             f"({100 * escape / largest:.2g} % of the largest element seen) in a single element"
         )
     code = 2 if failed else int(state.max(initial=0))
-    exhaustive = len(found.index) == problem.starts[-1]
+    exhaustive = len(found.elements) == problem.starts[-1]
     causes = _causes(problem, known, rounds[0], leaf) if exhaustive and len(rounds) == 1 else []
     return Leaf(
         path=problem.paths[leaf],
@@ -117,7 +117,7 @@ def _kinks(problem: Problem, found: Round, here: np.ndarray) -> list[str]:
     if kinks.size:
         first = kinks[0]
         notes.append(
-            f"{kinks.size} of its elements at a kink, such as {problem.element(found.index[first])} "
+            f"{kinks.size} of its elements at a kink, such as {problem.element(found.elements[first])} "
             f"with slopes {estimate.low[first]:.4g} and {estimate.high[first]:.4g}: "
             "what is between them passes"
         )
@@ -125,7 +125,7 @@ def _kinks(problem: Problem, found: Round, here: np.ndarray) -> list[str]:
     if edges.size:
         notes.append(
             f"{edges.size} of its elements at the end of where f is finite or may be evaluated, such as "
-            f"{problem.element(found.index[edges[0]])}: the slope of one side"
+            f"{problem.element(found.elements[edges[0]])}: the slope of one side"
         )
     return notes
 
@@ -139,8 +139,8 @@ def _roughly_right(problem: Problem, known: list[Gradient], rounds: list[Round],
             for values, wide in ((gradient.own, False), (gradient.wide, True)):
                 if not values or (not wide and gradient.wide):
                     continue
-                mine = values[number][found.index]
-                noise = np.zeros(len(mine)) if gradient.noise is None else gradient.noise[found.index]
+                mine = values[number][found.elements]
+                noise = np.zeros(len(mine)) if gradient.noise is None else gradient.noise[found.elements]
                 rounding = found.estimate.error + judge._ROUNDINGS * noise
                 far = judge.distance(mine, found.estimate)
                 rows = (found.leaf_of == leaf) & _rows(gradient, found) & ~found.failed[gradient.name]
@@ -150,7 +150,7 @@ def _roughly_right(problem: Problem, known: list[Gradient], rounds: list[Round],
                     if digits.min() < min(fewest, 13.0):
                         fewest, where = (
                             float(digits.min()),
-                            problem.element(found.index[int(digits.argmin())]),
+                            problem.element(found.elements[int(digits.argmin())]),
                         )
         if where:
             notes.append(
@@ -162,7 +162,7 @@ def _roughly_right(problem: Problem, known: list[Gradient], rounds: list[Round],
 
 def _element(problem: Problem, known: list[Gradient], rounds: list[Round], number: int, row: int) -> Element:
     found = rounds[number]
-    estimate, index = found.estimate, int(found.index[row])
+    estimate, index = found.estimate, int(found.elements[row])
     values: dict[str, float] = {}
     allowed: dict[str, float] = {}
     for gradient in known:
@@ -227,7 +227,7 @@ def _type(problem: Problem, gradient: Gradient, index: int) -> str:
 def _worst_entry(problem: Problem, gradient: Gradient, found: Round, row: int) -> str:
     """Say which of f's values a Jacobian's column is wrong for the most, where f has several."""
     assert gradient.entries is not None
-    index = int(found.index[row])
+    index = int(found.elements[row])
     mine = gradient.entries(index)
     sizes = [int(np.size(value)) for value in problem.output.values]
     starts = np.cumsum([0, *sizes])
@@ -263,8 +263,13 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
         return f"f is not finite near {path}"
     if np.isinf(estimate.error[row]):
         return f"the slope of f at {path} has no end: it grows as the step shrinks, or does not settle"
-    noisy = [g for g in known if g.noise is not None and (g.wide is None or g.own is None)]
-    noisy = [g for g in noisy if 8 * g.noise[found.index[row]] > 0.05 * abs(estimate.value[row])]  # type: ignore[index]
+    noisy = [
+        g
+        for g in known
+        if g.noise is not None
+        and (g.wide is None or g.own is None)
+        and 8 * g.noise[found.elements[row]] > 0.05 * abs(estimate.value[row])
+    ]
     if noisy and estimate.error[row] <= 0.05 * abs(estimate.value[row]):
         return f"{listing([g.name for g in noisy])} at {path} depends on its rounding: f amplifies it"
     bar = f"{estimate.error[row]:.1e}"
@@ -399,7 +404,7 @@ def _notes(problem: Problem, gradients: list[Gradient], rounds: list[Round]) -> 
             count = int(gradient.looked.sum())
             notes.append(f"{gradient.name}: {count} elements and random directions of each leaf")
     taken = sum(int(np.isfinite(r.complex_values).sum()) for r in rounds if r.complex_values is not None)
-    if taken and taken < sum(len(r.index) for r in rounds):
+    if taken and taken < sum(len(r.elements) for r in rounds):
         notes.append(f"{COMPLEX}: {taken} elements")
     good = [found.approximate for found in rounds if found.approximate]
     if good:
@@ -423,7 +428,7 @@ def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> 
                 continue
             fewest = 16.0
             for number, found in enumerate(rounds):
-                mine = values[number][found.index]
+                mine = values[number][found.elements]
                 size = np.abs(found.estimate.value)
                 rows = found.decided & _rows(gradient, found)
                 rows &= (size > 1e-3 * found.largest) & (size > 100 * found.estimate.error)
@@ -450,11 +455,11 @@ def _matrix(known: list[Gradient], rounds: list[Round]) -> dict[str, dict[str, f
         looked.setdefault(name, []).append(where)
 
     for number, found in enumerate(rounds):
-        wrong = np.any([np.zeros(len(found.index), bool), *found.failed.values()], axis=0)
+        wrong = np.any([np.zeros(len(found.elements), bool), *found.failed.values()], axis=0)
         # Between the slopes of a kink they need not agree.
         seen = (found.decided & (found.estimate.status != Status.KINK)) | wrong
         for gradient in known:
-            add(gradient.name, gradient.best(number)[found.index], seen & _rows(gradient, found))
+            add(gradient.name, gradient.best(number)[found.elements], seen & _rows(gradient, found))
         add(RICHARDSON, found.estimate.value, seen)
         if found.complex_values is not None:
             add(COMPLEX, found.complex_values, seen & np.isfinite(found.complex_values))
@@ -519,13 +524,13 @@ def _curve(problem: Problem, rounds: list[Round], leaves: list[Leaf]) -> Callabl
     """Return what computes the central difference of the worst element over many steps."""
     found = rounds[0]
     size = np.abs(np.nan_to_num(found.estimate.value))
-    failures = np.sum([np.zeros(len(found.index)), *found.failed.values()], axis=0)
+    failures = np.sum([np.zeros(len(found.elements)), *found.failed.values()], axis=0)
     row = int(np.argmax(size + failures * (1 + size.max(initial=0))))
 
     def curve() -> dict[str, Any]:
         import jax
 
-        index, target = found.index[row : row + 1], found.target
+        index, target = found.elements[row : row + 1], found.target
         with jax.enable_x64(True), np.errstate(all="ignore"):
             x = target.flat[index]
             # No wider than the steps of the check: f may not be meant for more.

@@ -538,7 +538,7 @@ class _Walk:
             start, stride = starts[axis], strides[axis]
             if position is None:
                 where = start, start + (size - 1) * stride + 1, stride, axis
-                cuts.append(lambda array, where=where: lax.slice_in_dim(array, *where))  # type: ignore[misc]
+                cuts.append(functools.partial(_cut_out, where))
                 region.append(None)
             else:
                 moved, within = self.derive(_within, (position,), start, stride, size)
@@ -647,6 +647,10 @@ def _both(patch: _Patch, region: Region, function: Callable[[Array], Array]) -> 
     """Return a patch elsewhere, its values, their change and its error moved there alike."""
     error = None if patch.error is None else function(patch.error)
     return _Patch(region, function(patch.slab), function(patch.change), error)
+
+
+def _cut_out(where: tuple[int, int, int, int], array: Array) -> Array:
+    return lax.slice_in_dim(array, *where)
 
 
 def _difference(slab: Any, base: Any) -> Any:

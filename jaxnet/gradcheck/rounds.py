@@ -50,7 +50,8 @@ class Lines(NamedTuple):
 class Round(NamedTuple):
     """What was found of the elements that were looked at, for one projection of f."""
 
-    index: np.ndarray  # type: ignore[assignment]  # a tuple's method of that name is not used
+    elements: np.ndarray
+    """Their flat numbers."""
     leaf_of: np.ndarray
     estimate: Estimate
     largest: np.ndarray
@@ -283,7 +284,7 @@ def _round(
         found = found._replace(error=np.where(found.status == Status.EDGE, np.inf, found.error))
     judged = {g.name: failures(found, g, index, number, rtol, largest(found)) for g in known}
     return Round(
-        index=index,
+        elements=index,
         leaf_of=leaf_of,
         estimate=found,
         largest=largest(found),
@@ -324,8 +325,9 @@ def _remeasured(
     near = (apart < 1e-6 * np.maximum(largest, natural)) | (apart < _NOTHING)
     if gradient.rounding is None or not (bad & near).any():
         return gradient
-    noise = np.zeros(len(gradient.epsilon)) if gradient.noise is None else gradient.noise  # type: ignore[arg-type]
-    return gradient._replace(noise=np.fmax(noise, gradient.rounding(number)))
+    rounding = gradient.rounding(number)
+    noise = rounding if gradient.noise is None else np.fmax(gradient.noise, rounding)
+    return gradient._replace(noise=noise)
 
 
 def _blurred(

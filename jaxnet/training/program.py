@@ -53,6 +53,7 @@ def program(f: Callable[..., Any], *args: Any, plain: bool = True, **settings: A
     digest = hashlib.sha256(text.encode()).digest()
     key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, plain)
     # A text does not say what Python code it calls back, nor, with that setting, what constants it holds.
+    # (jax makes its settings attributes as it runs: mypy sees none.)
     if "callback" in text or jax.config.jax_use_simplified_jaxpr_constants:  # type: ignore[attr-defined]
         key = (*key, object())
     with _lock:
