@@ -184,7 +184,7 @@ def test_a_sweep_that_was_killed_resumes_to_the_same_bits(tmp_path, capsys):
         while len([step for step in checkpoints.steps(killed) if [step] > before]) < min(count, 3):
             assert process.poll() is None, process.stderr.read()
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
     capsys.readouterr()
     assert cli.main([*sweep, "--resume", "--out", str(killed)]) == 0

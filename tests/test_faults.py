@@ -71,7 +71,7 @@ def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole, start):
             assert process.stdout.readline().startswith("train acc"), process.stderr.read()
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, err
         passed_over = err.splitlines()[:-1]
         assert len(passed_over) == bool(damaged)

@@ -105,7 +105,7 @@ def test_a_run_is_replaced_only_by_a_whole_one(finished, train, start, digits):
         while len(checkpoints.steps(finished)) < 3:
             time.sleep(0.01)
         process.send_signal(number)
-        process.communicate()
+        process.communicate(timeout=60)
         assert content_of(finished / "previous") == before
 
     killed(signal.SIGKILL)
