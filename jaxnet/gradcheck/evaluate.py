@@ -27,7 +27,6 @@ _PAYS = 2e9  # operations, below which it does not pay to find out what an eleme
 _FOLLOWED = (
     500  # equations, beyond which changes are not followed through a function: compiling takes too long
 )
-_FOLLOWING = 5  # operations for each of f's own, to follow a change and its rounding through it
 _FEW = 1e7  # operations, which take less time than it takes to optimize a program
 _STEPS = 30  # evaluations that an element gets, about
 _KEPT = 128  # compiled programs
@@ -37,7 +36,23 @@ _PATIENCE, _SPARE_TRIPS = 100, 1_000
 # What functions of real numbers raise when they are given complex ones.
 NO_COMPLEX = (TypeError, ValueError, NotImplementedError, Warning)
 
-_programs: OrderedDict[Any, tuple[Callable[..., Any], Any]] = OrderedDict()
+
+class _Program:
+    """A function, compiled for each of the shapes it is given; no clearing of jax's caches undoes that."""
+
+    def __init__(self, function: Callable[..., Any], jaxpr: ClosedJaxpr, options: dict[str, Any] | None):
+        self.function = jax.jit(function, compiler_options=options)
+        self.jaxpr = jaxpr  # kept, since its text may hold addresses, which must not be used again meanwhile
+        self.compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in jax.tree.leaves(args))
+        if shapes not in self.compiled:
+            self.compiled[shapes] = self.function.lower(*args).compile()
+        return self.compiled[shapes](*args)
+
+
+_programs: OrderedDict[Any, _Program] = OrderedDict()
 
 
 def program(
@@ -51,12 +66,11 @@ def program(
     if key not in _programs:
         few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW and jax.default_backend() == "cpu"
         options = {"xla_backend_optimization_level": 0} if few else None
-        # The jaxpr is kept too: its text may hold addresses, which must not be used again meanwhile.
-        _programs[key] = jax.jit(function, compiler_options=options), jaxpr
+        _programs[key] = _Program(function, jaxpr, options)
         if len(_programs) > _KEPT:
             _programs.popitem(last=False)
     _programs.move_to_end(key)
-    return _programs[key][0]
+    return _programs[key]
 
 
 def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
@@ -128,6 +142,7 @@ class Target:
         self.sharp, self.epsilon = False, epsilon
         self.limit, self.extra = _FOREVER, 0
         self._at_middle: Change | None = None
+        self._costs: dict[tuple[int, bool], _Cost] = {}
         if jaxpr is None:
             self.value = float(self._value(self.flat))
             return
@@ -174,16 +189,19 @@ class Target:
         for part, size in enumerate(self.sizes):
             touched = operations
             if operations * size > _PAYS:
-                one, two = (self._cost_of(part, count) for count in (1, 2))
-                # What does not depend on the element is computed once, not for each.
-                touched = (two.operations - one.operations) / _FOLLOWING
+                touched = self._cost_of(part).operations
                 self.cheap[part] = touched < operations / 4
             self.work += size * (touched / operations if self.cheap[part] else 1.0)
 
-    def _cost_of(self, part: int, count: int) -> "_Cost":
-        assert self.jaxpr is not None
-        columns = np.zeros(count, np.int32), np.zeros(count)
-        return _survey(jax.make_jaxpr(self._mapped(part))(*columns, *self._fixed()).jaxpr)
+    def _cost_of(self, part: int) -> "_Cost":
+        """Return what one more element costs: what does not depend on it is computed once for all."""
+        if (part, self.sharp) not in self._costs:
+            rows = [(np.zeros(count, np.int32), np.zeros(count)) for count in (1, 2)]
+            mapped = [jax.make_jaxpr(self._mapped(part))(*columns, *self._fixed()) for columns in rows]
+            one, two = (_survey(jaxpr.jaxpr) for jaxpr in mapped)
+            each = _Cost(two.bytes - one.bytes, two.operations - one.operations, two.equations)
+            self._costs[part, self.sharp] = each
+        return self._costs[part, self.sharp]
 
     def moved(self, flat: np.ndarray) -> "Target":
         """Return the same function near another point."""
@@ -224,6 +242,8 @@ class Target:
                 found = self._moved(where, new, np.zeros(where.size), np.zeros_like(self.flat))
             else:
                 found = self._run(int(kind), where - np.int32(self.starts[kind]), new)
+                if not self.sharp and not np.iscomplexobj(new):
+                    found = found._replace(error=2.0**-53 * (np.abs(found.value) + abs(self.value)))
             change[rows] = found.change.reshape(-1, values.shape[1])
             error[rows] = found.error.reshape(-1, values.shape[1])
             value[rows] = found.value.reshape(-1, values.shape[1])
@@ -288,12 +308,19 @@ class Target:
         count = len(columns[0])
         if self.jaxpr is None:
             return self._call(*columns, *shared)
-        bytes_each = self._cost_of(kind, 2).bytes / 2 if isinstance(kind, int) else 2 * self.cost.bytes
-        largest = int(max(1, min(CHUNK_BYTES // max(bytes_each + self.flat.nbytes, 1), _LARGEST_CHUNK)))
+        whole = 2 * self.cost.bytes + self.flat.nbytes
+        bytes_each = self._cost_of(kind).bytes if isinstance(kind, int) else whole
+        largest = int(max(1, min(CHUNK_BYTES // max(bytes_each, 1), _LARGEST_CHUNK)))
         if self.flat.size <= _SMALL_CHUNK**2 // 6:
             largest = min(largest, _SMALL_CHUNK)
         chunk = min(_SMALL_CHUNK, largest) if count <= _SMALL_CHUNK else largest
-        kinds = kind, np.iscomplexobj(columns[1]), tuple(self.shapes), tuple(map(np.shape, self.context))
+        kinds = (
+            kind,
+            self.sharp,
+            np.iscomplexobj(columns[1]),
+            tuple(self.shapes),
+            tuple(map(np.shape, self.context)),
+        )
         evaluations = _STEPS * self.flat.size
         run = program((kinds, self.one_by_one), self.jaxpr, self._mapped(kind), evaluations)
         parts: list[Change] = []
@@ -336,7 +363,7 @@ class Target:
         return mapped
 
     def _one(self, kind: Any) -> Callable[..., Change]:
-        jaxpr, starts, shapes = self.jaxpr, self.starts, self.shapes
+        jaxpr, starts, shapes, sharp = self.jaxpr, self.starts, self.shapes, self.sharp
         assert jaxpr is not None
 
         def parts(flat: Any) -> list[Any]:
@@ -363,7 +390,8 @@ class Target:
         def element_replaced(
             index: Any, value: Any, limit: Any, consts: Any, flat: Any, context: Any
         ) -> Change:
-            return replaced(jaxpr, kind)(index, value, limit, consts, [*parts(flat), *context])
+            args = [*parts(flat), *context]
+            return replaced(jaxpr, kind, sharp)(index, value, limit, consts, args)
 
         return {"moved": point_moved, "plain": point_evaluated}.get(kind, element_replaced)
 

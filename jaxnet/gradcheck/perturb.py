@@ -78,19 +78,22 @@ class Change(NamedTuple):
     """The most that any while loop made."""
 
 
-def replaced(jaxpr: ClosedJaxpr, leaf: int) -> Callable[..., Change]:
+def replaced(jaxpr: ClosedJaxpr, leaf: int, sharp: bool) -> Callable[..., Change]:
     """Return `change(index, new, limit, consts, args)`: one element of args[leaf] is replaced by `new`.
 
-    index: into the flattened leaf. limit: as for `moved`.
+    index: into the flattened leaf. limit: as for `moved`. sharp: whether the change and its rounding are
+    followed through what does not change; else what changes is subtracted from what it was, which costs a
+    fraction.
     """
 
     def change(index: Array, new: Array, limit: Any, consts: Sequence[Any], args: Sequence[Array]) -> Change:
         shape = np.shape(args[leaf])
-        walker = _Walk(limit)
+        walker = _Walk(limit, sharp)
         region = walker.unravel((jnp.asarray(index, jnp.int32),), (int(np.prod(shape)),), shape)
         base, slab = jnp.asarray(args[leaf]), jnp.full((1,) * len(shape), new)
         values = [_Value(arg) for arg in args]
-        values[leaf] = _Value(base, walker.start(region, slab, walker.cut(base, region)))
+        patch = walker.start(region, slab, walker.cut(base, region))
+        values[leaf] = _Value(base, patch if sharp else patch._replace(error=None))
         return walker.outcome(jaxpr, consts, values)
 
     return change
@@ -115,10 +118,10 @@ def moved(
 class _Walk:
     """A walk through a jaxpr. Positions derived alike are one object: that tells they are equal."""
 
-    def __init__(self, limit: Any) -> None:
+    def __init__(self, limit: Any, sharp: bool = True) -> None:
         self.derived: dict[Hashable, Any] = {}
         self.alive: list[Any] = []  # keeps the ids in `derived` unique
-        self.limit = jnp.asarray(limit, jnp.int32)
+        self.limit, self.sharp = jnp.asarray(limit, jnp.int32), sharp
         self.crossed: Any = jnp.bool_(False)
         self.trips: Any = jnp.int32(0)
 
@@ -312,6 +315,8 @@ class _Walk:
         self.compare(eqn, new, [slab], old, [base])
         plain = _difference(slab, base)
         if not _is_float(slab) and not jnp.iscomplexobj(slab):
+            return [_Patch(region, slab, plain, None)]
+        if not self.sharp:
             return [_Patch(region, slab, plain, None)]
         errors = [self.error(o, region) for o in operands] if self.follows(operands) else None
         changes = [self.change(operand, region) for operand in operands]

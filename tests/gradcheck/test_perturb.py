@@ -82,8 +82,8 @@ def case(f, shapes, seed=0):
     return jax.jit(flat), leaves, jax.make_jaxpr(flat)(*leaves)
 
 
-def many(jaxpr, number, leaves, new):
-    one = replaced(jaxpr, number)
+def many(jaxpr, number, leaves, new, sharp=True):
+    one = replaced(jaxpr, number, sharp)
     program = jax.jit(jax.vmap(lambda index, value: one(index, value, LIMIT, jaxpr.consts, leaves)))
     return program(jnp.arange(leaves[number].size), new)
 
@@ -104,6 +104,9 @@ def test_a_replaced_element_gives_what_the_whole_function_gives(name, x64):
         ]
         found = many(jaxpr, number, leaves, new)
         assert found.change.shape == (leaf.size,)
+        plain = many(jaxpr, number, leaves, new, sharp=False)
+        np.testing.assert_allclose(plain.value, found.value, rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(plain.crossed, found.crossed)
         whole = np.array(whole)
         change = whole - f(*leaves)
         rounding = 1e-13 * (1 + np.abs(whole))
@@ -116,10 +119,10 @@ def test_a_replaced_element_gives_what_the_whole_function_gives(name, x64):
 def test_a_complex_step_through_it_is_the_derivative(name, x64):
     f, leaves, jaxpr = case(*FUNCTIONS[name])
     for number, leaf in enumerate(leaves):
-        found = np.imag(many(jaxpr, number, leaves, leaf.ravel() + 1e-20j).change) / 1e-20
-        np.testing.assert_allclose(
-            found, jax.grad(f, argnums=number)(*leaves).ravel(), rtol=1e-10, atol=1e-12
-        )
+        slope = jax.grad(f, argnums=number)(*leaves).ravel()
+        for sharp in (True, False):
+            found = many(jaxpr, number, leaves, leaf.ravel() + 1e-20j, sharp)
+            np.testing.assert_allclose(np.imag(found.change) / 1e-20, slope, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=6, deadline=None)
@@ -146,7 +149,7 @@ def test_any_size_also_one(rows, columns, hidden, seed):
 def test_only_what_follows_from_the_element_is_computed_again(x64):
     x = np.random.default_rng(0).normal(size=(100, 50))
     _, leaves, jaxpr = case(lambda w: jnp.sum(jnp.tanh(x @ w) ** 2), (50, 40))
-    one = replaced(jaxpr, 0)
+    one = replaced(jaxpr, 0, True)
 
     def value(index, new, *leaves):
         return one(index, new, LIMIT, jaxpr.consts, leaves)
