@@ -14,7 +14,18 @@ from jaxtyping import config, install_import_hook
 # Shapes and dtypes in jaxnet's signatures are checked at every call in the tests; but where jaxprs are walked
 # through, which is all Python: there it costs a third of the tests' time.
 _PACKAGE = Path(importlib.util.find_spec("jaxnet").origin).parent
-_WALKS = {"analytic", "differences", "interpret", "locate", "perturb", "pieces", "rounding", "widen"}
+_WALKS = {
+    "analytic",
+    "differences",
+    "interpret",
+    "locate",
+    "operations",
+    "perturb",
+    "pieces",
+    "rounding",
+    "slopes",
+    "widen",
+}
 _CHECKED = [
     ".".join(path.relative_to(_PACKAGE.parent).with_suffix("").parts)
     for path in _PACKAGE.rglob("*.py")
