@@ -8,7 +8,7 @@ not lost in what did not move: a change of 1e-20 in one term of a sum of 1 is kn
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from jaxnet.gradcheck.analytic import evaluate
 from jaxnet.gradcheck.differences import Move, difference
 from jaxnet.gradcheck.interpret import bind, called, walk
 from jaxnet.gradcheck.pieces import decided, decisions
-
-Region = tuple[Array | None, ...]  # by axis: the position, or None for everywhere, also where the size is 1
+from jaxnet.gradcheck.regions import Patch, Region, Regions, Value, is_float
 
 Numbers = Array | np.ndarray
 
@@ -52,18 +51,6 @@ _LINEAR_IN = {
 # fmt: on
 
 
-class _Patch(NamedTuple):
-    region: Region
-    slab: Array  # the values there, of size 1 along the axes that have a position
-    change: Array  # from what they are at the point itself
-    error: Array | None  # how far off rounding makes the change; None for a complex move
-
-
-class _Value(NamedTuple):
-    base: Any  # at the point itself
-    patch: _Patch | None = None  # where the move shows, if it does
-
-
 class Change(NamedTuple):
     """What a move makes of a function's one value."""
 
@@ -91,9 +78,9 @@ def replaced(jaxpr: ClosedJaxpr, leaf: int, sharp: bool) -> Callable[..., Change
         walker = _Walk(limit, sharp)
         region = walker.unravel((jnp.asarray(index, jnp.int32),), (int(np.prod(shape)),), shape)
         base, slab = jnp.asarray(args[leaf]), jnp.full((1,) * len(shape), new)
-        values = [_Value(arg) for arg in args]
+        values = [Value(arg) for arg in args]
         patch = walker.start(region, slab, walker.cut(base, region))
-        values[leaf] = _Value(base, patch if sharp else patch._replace(error=None))
+        values[leaf] = Value(base, patch if sharp else patch._replace(error=None))
         return walker.outcome(jaxpr, consts, values)
 
     return change
@@ -108,24 +95,23 @@ def moved(
     decides between analytic branches; TypeError for others. limit: trips of a while loop, after which it is
     left.
     """
-    values, walker = [_Value(arg) for arg in args], _Walk(limit)
+    values, walker = [Value(arg) for arg in args], _Walk(limit)
     for number, leaf in enumerate(new):
         base = jnp.asarray(args[number])
-        values[number] = _Value(base, walker.start((None,) * base.ndim, leaf, base))
+        values[number] = Value(base, walker.start((None,) * base.ndim, leaf, base))
     return walker.outcome(jaxpr, consts, values)
 
 
-class _Walk:
-    """A walk through a jaxpr. Positions derived alike are one object: that tells they are equal."""
+class _Walk(Regions):
+    """A walk through a jaxpr."""
 
     def __init__(self, limit: Any, sharp: bool = True) -> None:
-        self.derived: dict[Hashable, Any] = {}
-        self.alive: list[Any] = []  # keeps the ids in `derived` unique
+        super().__init__()
         self.limit, self.sharp = jnp.asarray(limit, jnp.int32), sharp
         self.crossed: Any = jnp.bool_(False)
         self.trips: Any = jnp.int32(0)
 
-    def outcome(self, jaxpr: ClosedJaxpr, consts: Sequence[Any], values: Sequence[_Value]) -> Change:
+    def outcome(self, jaxpr: ClosedJaxpr, consts: Sequence[Any], values: Sequence[Value]) -> Change:
         (out,) = self.run(jaxpr.jaxpr, consts, values)
         base = jnp.asarray(out.base)
         if out.patch is None:
@@ -136,29 +122,22 @@ class _Walk:
         error = jnp.zeros_like(base) if error is None else error
         return Change(jnp.where(lost, jnp.nan, change), error, slab, self.crossed, self.trips)
 
-    def start(self, region: Region, slab: Array, base: Array) -> _Patch:
-        return _Patch(region, slab, slab - base, None if jnp.iscomplexobj(slab) else jnp.zeros_like(slab))
+    def start(self, region: Region, slab: Array, base: Array) -> Patch:
+        return Patch(region, slab, slab - base, None if jnp.iscomplexobj(slab) else jnp.zeros_like(slab))
 
-    def derive(self, rule: Callable[..., Any], positions: tuple[Array, ...], *static: Hashable) -> Any:
-        key = rule.__name__, tuple(map(id, positions)), static
-        if key not in self.derived:
-            self.alive.extend(positions)
-            self.derived[key] = rule(positions, *static)
-        return self.derived[key]
+    def run(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Value]) -> list[Value]:
+        def rule(eqn: Any, operands: list[Any]) -> list[Value]:
+            return self.step(eqn, [o if isinstance(o, Value) else Value(o) for o in operands])
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[_Value]) -> list[_Value]:
-        def rule(eqn: Any, operands: list[Any]) -> list[_Value]:
-            return self.step(eqn, [o if isinstance(o, _Value) else _Value(o) for o in operands])
+        found = walk(jaxpr, [Value(const) for const in consts], values, rule)
+        return [value if isinstance(value, Value) else Value(value) for value in found]
 
-        found = walk(jaxpr, [_Value(const) for const in consts], values, rule)
-        return [value if isinstance(value, _Value) else _Value(value) for value in found]
-
-    def step(self, eqn: Any, operands: list[_Value]) -> list[_Value]:
+    def step(self, eqn: Any, operands: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         if (inner := called(eqn)) is not None:
             return self.run(inner.jaxpr, inner.consts, operands)
         if all(operand.patch is None for operand in operands):
-            return [_Value(base) for base in bind(eqn, [operand.base for operand in operands])]
+            return [Value(base) for base in bind(eqn, [operand.base for operand in operands])]
         if name in _CONTROL:
             return self.control(eqn, operands)
         bases = bind(eqn, [operand.base for operand in operands])
@@ -170,9 +149,9 @@ class _Walk:
             patches = self.along_axis(eqn, operands, bases)
         else:
             patches = getattr(self, name, self.dense)(eqn, operands, bases)
-        return [_Value(base, patch) for base, patch in zip(bases, patches, strict=True)]
+        return [Value(base, patch) for base, patch in zip(bases, patches, strict=True)]
 
-    def control(self, eqn: Any, operands: list[_Value]) -> list[_Value]:
+    def control(self, eqn: Any, operands: list[Value]) -> list[Value]:
         """Run a loop or a branch twice: its decisions need not be the same."""
         new = [self.at(operand, (None,) * np.ndim(operand.base)) for operand in operands]
         after = decided(eqn, new, self.limit)
@@ -181,111 +160,37 @@ class _Walk:
         self.crossed = self.crossed | (after.piece != before.piece)
         self.trips = jnp.maximum(self.trips, after.trips)
         return [
-            _Value(base, self.whole(operands, slab, base))
+            Value(base, self.whole(operands, slab, base))
             for slab, base in zip(after.values, before.values, strict=True)
         ]
 
-    def whole(self, operands: list[_Value], slab: Array, base: Any) -> _Patch:
+    def whole(self, operands: list[Value], slab: Array, base: Any) -> Patch:
         """Return a result that shows everywhere, of an operation that is not known better.
 
         Its error: a few roundings of its largest value, and its operands' errors, in the changes' ratio.
         """
         change = _difference(slab, base)
         region = (None,) * np.ndim(slab)
-        moves = [o.patch for o in operands if o.patch is not None and _is_float(o.patch.change)]
+        moves = [o.patch for o in operands if o.patch is not None and is_float(o.patch.change)]
         blurs = [move.error for move in moves if move.error is not None]
-        if len(blurs) < len(moves) or not _is_float(change):
-            return _Patch(region, slab, change, jnp.zeros_like(change) if _is_float(change) else None)
+        if len(blurs) < len(moves) or not is_float(change):
+            return Patch(region, slab, change, jnp.zeros_like(change) if is_float(change) else None)
         error = 16 * _rounding(slab, jnp.max(jnp.abs(base), initial=0) + jnp.max(jnp.abs(slab), initial=0))
         for move, blurred in zip(moves, blurs, strict=True):
             size = jnp.max(jnp.abs(move.change), initial=0)
             blur = jnp.max(blurred, initial=0) + _rounding(move.slab, jnp.max(jnp.abs(move.slab), initial=0))
             error = error + _ratio(jnp.max(jnp.abs(change), initial=0), size) * blur
         still = _all([jnp.all(move.change == 0) for move in moves])
-        return _Patch(region, slab, change, jnp.broadcast_to(jnp.where(still, 0, error), jnp.shape(slab)))
+        return Patch(region, slab, change, jnp.broadcast_to(jnp.where(still, 0, error), jnp.shape(slab)))
 
     def compare(self, eqn: Any, new: list[Any], slabs: list[Any], old: list[Any], bases: list[Any]) -> None:
         """Note whether an equation decides as it does at the point itself."""
         for one, other in zip(decisions(eqn, new, slabs), decisions(eqn, old, bases), strict=True):
             self.crossed = self.crossed | jnp.any(one != other)
 
-    # Regions
-
-    def cut(self, array: Any, region: Region) -> Any:
-        """Return an array in a region."""
-        if all(position is None for position in region):
-            return array
-        start = [np.int32(0) if position is None else position for position in region]
-        sizes = [n if position is None else 1 for position, n in zip(region, array.shape, strict=True)]
-        return lax.dynamic_slice(array, start, sizes)
-
-    def at(self, value: _Value, region: Region) -> Any:
-        """Return a value in a region that is no narrower than its patch; size 1 and scalars broadcast."""
-        base, patch = value
-        return self.spread(base, patch and patch.slab, patch, region)
-
-    def change(self, value: _Value, region: Region) -> Any:
-        """Return a value's change in a region that is no narrower than its patch."""
-        base, patch = value
-        return self.spread(jnp.zeros_like(base), patch and patch.change, patch, region)
-
-    def error(self, value: _Value, region: Region) -> Any:
-        """Return how far off a value's change is in a region that is no narrower than its patch."""
-        base, patch = value
-        error = None if patch is None else patch.error
-        if error is None:
-            return self.cut_or_scalar(jnp.zeros_like(base), region)
-        return self.spread(jnp.zeros_like(base), error, patch, region)
-
-    def widened(self, value: _Value, region: Region) -> _Patch:
-        """Return a value's patch in a region that is no narrower."""
-        error = None if _of(value).error is None else self.error(value, region)
-        return _Patch(region, self.at(value, region), self.change(value, region), error)
-
-    def follows(self, operands: Sequence[_Value]) -> bool:
-        """Return whether the rounding of a change is followed: not that of a complex one."""
-        moves = [o.patch for o in operands if o.patch is not None and _is_float(o.base)]
-        return all(patch.error is not None for patch in moves)
-
-    def spread(self, around: Any, here: Any, patch: _Patch | None, region: Region) -> Any:
-        """Return in a region what is `here` in the patch's and `around` elsewhere."""
-        if np.ndim(around) != len(region):
-            return around if patch is None else here
-        region = tuple(p if n > 1 else None for p, n in zip(region, np.shape(around), strict=True))
-        if patch is None:
-            return self.cut(around, region)
-        wider = [axis for axis, p in enumerate(patch.region) if p is not None and region[axis] is None]
-        if not wider:
-            return here
-        inside: Any = np.True_
-        for axis in wider:
-            sizes = [around.shape[a] if a == axis else 1 for a in range(around.ndim)]
-            inside = inside & (lax.broadcasted_iota(jnp.int32, sizes, axis) == patch.region[axis])
-        return jnp.where(inside, here, self.cut(around, region))
-
-    def join(self, values: Sequence[_Value], shape: tuple[int, ...]) -> Region:
-        """Return the smallest region of a shape that holds all patches of what broadcasts to it."""
-        region: list[Array | None] = []
-        for axis, size in enumerate(shape):
-            found = [
-                v.patch.region[axis] if np.ndim(v.base) == len(shape) and v.base.shape[axis] == size else None
-                for v in values
-                if v.patch is not None
-            ]
-            region.append(found[0] if all(position is found[0] for position in found) else None)
-        return tuple(region)
-
-    def unravel(self, positions: tuple[Array, ...], old: tuple[int, ...], new: tuple[int, ...]) -> Region:
-        """Return where a position in axes of sizes `old` is once they have sizes `new`."""
-        if [n for n in old if n > 1] == [n for n in new if n > 1]:
-            kept = iter(positions)
-            return tuple(next(kept) if n > 1 else None for n in new)
-        found = self.derive(_unravel, positions, tuple(n for n in old if n > 1), new)
-        return tuple(p if n > 1 else None for p, n in zip(found, new, strict=True))
-
     # Rules: each returns the patches of an equation's results, some operand having one
 
-    def dense(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def dense(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         everywhere = [(None,) * np.ndim(operand.base) for operand in operands]
         new = [self.at(operand, region) for operand, region in zip(operands, everywhere, strict=True)]
         slabs = evaluate(eqn, new)
@@ -295,16 +200,16 @@ class _Walk:
         if not moving or fixed:
             return [self.whole(operands, slab, base) for slab, base in zip(slabs, bases, strict=True)]
 
-        def carried(find: Callable[[_Value, Region], Any]) -> list[Any]:
+        def carried(find: Callable[[Value, Region], Any]) -> list[Any]:
             pairs = enumerate(zip(operands, everywhere, strict=True))
             return evaluate(eqn, [find(o, region) if n in moving else o.base for n, (o, region) in pairs])
 
         changes = carried(self.change)
         errors = carried(self.error) if self.follows(operands) else [None] * len(slabs)
         rows = zip(slabs, changes, errors, strict=True)
-        return [_Patch((None,) * np.ndim(slab), slab, change, error) for slab, change, error in rows]
+        return [Patch((None,) * np.ndim(slab), slab, change, error) for slab, change, error in rows]
 
-    def elementwise(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def elementwise(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         region = self.join(operands, bases[0].shape)
         new, old = (
             [self.at(o, region) for o in operands],
@@ -314,42 +219,35 @@ class _Walk:
         base = self.cut(bases[0], region)
         self.compare(eqn, new, [slab], old, [base])
         plain = _difference(slab, base)
-        if not _is_float(slab) and not jnp.iscomplexobj(slab):
-            return [_Patch(region, slab, plain, None)]
+        if not is_float(slab) and not jnp.iscomplexobj(slab):
+            return [Patch(region, slab, plain, None)]
         if not self.sharp:
-            return [_Patch(region, slab, plain, None)]
+            return [Patch(region, slab, plain, None)]
         errors = [self.error(o, region) for o in operands] if self.follows(operands) else None
         changes = [self.change(operand, region) for operand in operands]
         by_difference: Any = None
         if errors is not None:
             by_difference = 4 * _rounding(slab, jnp.abs(slab) + jnp.abs(base))
             for operand, one, move, error in zip(operands, new, changes, errors, strict=True):
-                if operand.patch is not None and _is_float(one):
+                if operand.patch is not None and is_float(one):
                     blur = error + _rounding(one, jnp.abs(one))
                     by_difference = by_difference + _ratio(jnp.abs(plain), jnp.abs(move)) * blur
             still = [c == 0 for c, o in zip(changes, operands, strict=True) if o.patch is not None]
             by_difference = jnp.where(_all(still), 0, by_difference)
         carried = self.carried(eqn, operands, new, old, slab, base, changes, errors)
         if carried is None:
-            return [_Patch(region, slab, plain, by_difference)]
+            return [Patch(region, slab, plain, by_difference)]
         # A product of nothing with infinity is no number; its difference may be.
         change, error, apt = carried
         apt = apt & jnp.isfinite(change)
         if error is not None:
             error = jnp.where(apt, error + _rounding(slab, jnp.abs(change)), by_difference)
-        return [_Patch(region, slab, jnp.where(apt, change, plain), error)]
-
-    def cut_or_scalar(self, base: Any, region: Region) -> Any:
-        if np.ndim(base) != len(region):
-            return base
-        return self.cut(
-            base, tuple(p if n > 1 else None for p, n in zip(region, np.shape(base), strict=True))
-        )
+        return [Patch(region, slab, jnp.where(apt, change, plain), error)]
 
     def carried(
         self,
         eqn: Any,
-        operands: list[_Value],
+        operands: list[Value],
         new: list[Any],
         old: list[Any],
         slab: Any,
@@ -385,7 +283,7 @@ class _Walk:
             same = new[0] == old[0]
             chosen = evaluate(eqn, [new[0], *c[1:]])[0]
             return chosen, e and evaluate(eqn, [new[0], *e[1:]])[0], same
-        if e is not None and all(map(_is_float, old)):
+        if e is not None and all(map(is_float, old)):
             values = zip(old, new, c, strict=True)
             moves = [Move(a, b, move, base, slab) for a, b, move in values]
             change = difference(name, eqn.params, moves, [o.patch is not None for o in operands])
@@ -396,7 +294,7 @@ class _Walk:
                 return change, error, everywhere
         return None
 
-    def reduction(self, eqn: Any, operand: _Value, out: Any) -> list[_Patch]:
+    def reduction(self, eqn: Any, operand: Value, out: Any) -> list[Patch]:
         axes, patch = eqn.params["axes"], _of(operand)
         kept = tuple(p for axis, p in enumerate(patch.region) if axis not in axes)
         if eqn.primitive.name == "reduce_sum":
@@ -404,7 +302,7 @@ class _Walk:
             change, error = jnp.sum(patch.change, axes, dtype=patch.change.dtype), patch.error
             if error is not None:
                 error = jnp.sum(error + _rounding(change, jnp.abs(patch.change)), axes)
-            return [_Patch(kept, self.cut(out, kept) + change, change, error)]
+            return [Patch(kept, self.cut(out, kept) + change, change, error)]
         region = tuple(None if axis in axes else p for axis, p in enumerate(patch.region))
         new, old, base = self.at(operand, region), self.cut(operand.base, region), self.cut(out, kept)
         (slab,) = evaluate(eqn, [new])
@@ -419,11 +317,11 @@ class _Walk:
             change = jnp.where(stays, extreme(jnp.where(there, move, nowhere), axes), slab - base)
             error = jnp.max(jnp.where(there, blur, 0), axes)
             away = jnp.max(blur + _rounding(new, jnp.abs(new)), axes)
-            return [_Patch(kept, slab, change, jnp.where(stays, error, away))]
+            return [Patch(kept, slab, change, jnp.where(stays, error, away))]
         found = self.whole([operand], slab, base)
-        return [_Patch(kept, slab, found.change, found.error)]
+        return [Patch(kept, slab, found.change, found.error)]
 
-    def along_axis(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def along_axis(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         along = eqn.params["axis"]
         region = self.join(operands, bases[0].shape)
         region = tuple(None if axis == along else p for axis, p in enumerate(region))
@@ -433,11 +331,11 @@ class _Walk:
         if eqn.primitive.name == "cumsum":
             changes = evaluate(eqn, [self.change(operands[0], region)])
             errors = evaluate(eqn, [self.error(operands[0], region)]) if self.follows(operands) else [None]
-            return [_Patch(region, *slabs, *changes, *errors)]
+            return [Patch(region, *slabs, *changes, *errors)]
         found = [self.whole(operands, slab, base) for slab, base in zip(slabs, cuts, strict=True)]
-        return [_Patch(region, patch.slab, patch.change, patch.error) for patch in found]
+        return [Patch(region, patch.slab, patch.change, patch.error) for patch in found]
 
-    def sort(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def sort(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         axis = eqn.params["dimension"]
         joined = self.join(operands, bases[0].shape)
         region = tuple(None if number == axis else p for number, p in enumerate(joined))
@@ -473,10 +371,10 @@ class _Walk:
                     same, next(blurs), jnp.max(error + _rounding(slab, jnp.abs(slab)), axis, keepdims=True)
                 )
             )
-            result.append(_Patch(region, slab, change, blur))
+            result.append(Patch(region, slab, change, blur))
         return result
 
-    def broadcast_in_dim(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def broadcast_in_dim(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         if len(operands) > 1:
             return self.dense(eqn, operands, bases)
         patch, axes = _of(operands[0]), eqn.params["broadcast_dimensions"]
@@ -487,7 +385,7 @@ class _Walk:
                 region[axis], shape[axis] = position, 1
         return [_both(patch, tuple(region), lambda array: lax.broadcast_in_dim(array, shape, axes))]
 
-    def reshape(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def reshape(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         if len(operands) > 1 or (eqn.params.get("dimensions") and eqn.primitive.name == "reshape"):
             return self.dense(eqn, operands, bases)
         old, new, region = operands[0].base.shape, bases[0].shape, _of(operands[0]).region
@@ -508,12 +406,12 @@ class _Walk:
     squeeze = reshape
     expand_dims = reshape
 
-    def transpose(self, eqn: Any, operands: list[_Value], _: list[Any]) -> list[_Patch]:
+    def transpose(self, eqn: Any, operands: list[Value], _: list[Any]) -> list[Patch]:
         patch, order = _of(operands[0]), eqn.params["permutation"]
         region = tuple(patch.region[axis] for axis in order)
         return [_both(patch, region, lambda array: array.transpose(order))]
 
-    def rev(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def rev(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         patch, axes = _of(operands[0]), eqn.params["dimensions"]
         region = tuple(
             self.derive(_from_end, (p,), n) if axis in axes and p is not None else p
@@ -521,11 +419,11 @@ class _Walk:
         )
         return [_both(patch, region, lambda array: lax.rev(array, axes))]
 
-    def slice(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def slice(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         strides = eqn.params["strides"] or (1,) * bases[0].ndim
         return [self.window(operands[0], eqn.params["start_indices"], strides, bases[0])]
 
-    def split(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def split(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         axis, sizes = int(eqn.params["axis"]), [int(n) for n in eqn.params["sizes"]]
         starts = [
             [sum(sizes[:number]) if a == axis else 0 for a in range(base.ndim)]
@@ -536,7 +434,7 @@ class _Walk:
             for start, base in zip(starts, bases, strict=True)
         ]
 
-    def window(self, value: _Value, starts: Sequence[int], strides: Sequence[int], out: Any) -> _Patch:
+    def window(self, value: Value, starts: Sequence[int], strides: Sequence[int], out: Any) -> Patch:
         patch, inside, region = _of(value), np.True_, list[Array | None]()
         cuts: list[Callable[[Array], Array]] = []
         for axis, (position, size) in enumerate(zip(patch.region, out.shape, strict=True)):
@@ -563,9 +461,9 @@ class _Walk:
             return found
         error = None if found.error is None else jnp.where(inside, found.error, 0)
         slab = jnp.where(inside, found.slab, self.cut(out, there))
-        return _Patch(there, slab, jnp.where(inside, found.change, 0), error)
+        return Patch(there, slab, jnp.where(inside, found.change, 0), error)
 
-    def concatenate(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def concatenate(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         axis = int(eqn.params["dimension"])
         patched = [number for number, operand in enumerate(operands) if operand.patch is not None]
         start = sum(operand.base.shape[axis] for operand in operands[: patched[0]])
@@ -580,17 +478,9 @@ class _Walk:
         joined = (*others[:axis], None, *others[axis:])
         finds = (self.at, self.change, self.error) if self.follows(operands) else (self.at, self.change)
         parts = [evaluate(eqn, [find(operand, joined) for operand in operands])[0] for find in finds]
-        return [_Patch(joined, parts[0], parts[1], parts[2] if len(parts) > 2 else None)]
+        return [Patch(joined, parts[0], parts[1], parts[2] if len(parts) > 2 else None)]
 
-    def join_beside(self, operands: list[_Value], axis: int) -> Region:
-        """Return the region that holds all patches, of arrays whose sizes may differ along one axis."""
-        regions = [operand.patch.region for operand in operands if operand.patch is not None]
-        return tuple(
-            found[0] if number != axis and all(p is found[0] for p in found) else None
-            for number, found in enumerate(zip(*regions, strict=True))
-        )
-
-    def dot_general(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def dot_general(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         contracted, batched = eqn.params["dimension_numbers"]
         patched = [side for side in (0, 1) if operands[side].patch is not None]
         regions: list[list[Array | None]] = [[None] * operand.base.ndim for operand in operands]
@@ -613,15 +503,15 @@ class _Walk:
         there = [tuple(region) for region in regions]
         change, error = self.bilinear(operands, there[0], there[1], lambda a, b: _dot(eqn, a, b))
         # Of the sum over the contracted axes only what is in the region changes.
-        return [_Patch(result, self.cut(bases[0], result) + change, change, error)]
+        return [Patch(result, self.cut(bases[0], result) + change, change, error)]
 
-    def conv_general_dilated(self, eqn: Any, operands: list[_Value], bases: list[Any]) -> list[_Patch]:
+    def conv_general_dilated(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:
         everywhere = (None,) * bases[0].ndim
         change, error = self.bilinear(operands, everywhere, everywhere, lambda a, b: evaluate(eqn, [a, b])[0])
-        return [_Patch(everywhere, bases[0] + change, change, error)]
+        return [Patch(everywhere, bases[0] + change, change, error)]
 
     def bilinear(
-        self, operands: list[_Value], left: Region, right: Region, product: Callable[[Any, Any], Any]
+        self, operands: list[Value], left: Region, right: Region, product: Callable[[Any, Any], Any]
     ) -> tuple[Any, Any]:
         """Return the change of a product, and its error, in regions of its operands."""
         change: Any = 0
@@ -643,15 +533,15 @@ class _Walk:
         return change, error if follows else None
 
 
-def _of(value: _Value) -> _Patch:
+def _of(value: Value) -> Patch:
     assert value.patch is not None
     return value.patch
 
 
-def _both(patch: _Patch, region: Region, function: Callable[[Array], Array]) -> _Patch:
+def _both(patch: Patch, region: Region, function: Callable[[Array], Array]) -> Patch:
     """Return a patch elsewhere, its values, their change and its error moved there alike."""
     error = None if patch.error is None else function(patch.error)
-    return _Patch(region, function(patch.slab), function(patch.change), error)
+    return Patch(region, function(patch.slab), function(patch.change), error)
 
 
 def _cut_out(where: tuple[int, int, int, int], array: Array) -> Array:
@@ -662,10 +552,6 @@ def _difference(slab: Any, base: Any) -> Any:
     if jnp.issubdtype(jnp.result_type(slab), jnp.number):
         return slab - base
     return slab != base if jnp.issubdtype(jnp.result_type(slab), jnp.bool_) else slab
-
-
-def _is_float(value: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
 
 
 def _rounding(like: Any, size: Any) -> Any:
@@ -679,13 +565,6 @@ def _all(conditions: list[Any]) -> Any:
 
 def _ratio(change: Any, move: Any) -> Any:
     return jnp.where(move > 0, change / jnp.where(move > 0, move, 1), 0)
-
-
-def _unravel(positions: tuple[Array, ...], old: tuple[int, ...], new: tuple[int, ...]) -> tuple[Array, ...]:
-    flat: Any = 0
-    for position, size in zip(positions, old, strict=True):
-        flat = flat * size + position
-    return tuple(position.astype(jnp.int32) for position in jnp.unravel_index(flat, new))
 
 
 def _from_end(positions: tuple[Array, ...], size: int) -> Array:
