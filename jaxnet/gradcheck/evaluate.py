@@ -256,23 +256,22 @@ class Target:
         return Moved(*map(np.asarray, (found.change, found.error, found.value, found.crossed)))
 
     def blurred(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return the function with element index[i] replaced by values[i], rounded at random: [n, seeds].
-
-        A loop may never end because of them: NaN where there is any.
-        """
+        """Return the function with element index[i] replaced by values[i], rounded at random: [n, seeds]."""
         jaxpr = self.jaxpr
-        if jaxpr is None or self.one_by_one or holds(jaxpr.jaxpr, "while"):
+        if jaxpr is None or self.one_by_one:
             return np.full((len(index), len(SEEDS)), np.nan)
 
-        def one(index: Any, value: Any, seed: Any, consts: Any, flat: Any, context: Any) -> Any:
+        def one(index: Any, value: Any, seed: Any, limit: Any, consts: Any, flat: Any, context: Any) -> Any:
             new = jnp.where(jnp.arange(flat.size) == index, value, flat)
             pieces = zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
             parts = [new[start:stop].reshape(shape) for start, stop, shape in pieces]
-            return rounded(jaxpr, consts, [*parts, *context], seed, 2.0**-52)[0]
+            return rounded(jaxpr, consts, [*parts, *context], seed, 2.0**-52, limit)[0]
 
-        fixed = jaxpr.consts, self.flat, self.context
+        fixed = np.int32(self.limit), jaxpr.consts, self.flat, self.context
         kind = "rounded", np.iscomplexobj(values), tuple(self.shapes), tuple(map(np.shape, self.context))
-        run = program(kind, jaxpr, jax.vmap(one, (0, 0, 0, None, None, None)), len(SEEDS) * _SMALL_CHUNK)
+        run = program(
+            kind, jaxpr, jax.vmap(one, (0, 0, 0, None, None, None, None)), len(SEEDS) * _SMALL_CHUNK
+        )
         rows = np.repeat(index, len(SEEDS)).astype(np.int32), np.repeat(values, len(SEEDS))
         seeds, found = np.tile(np.array(SEEDS, np.uint32), len(index)), []
         for start in range(0, len(seeds), _SMALL_CHUNK):

@@ -27,6 +27,7 @@ _UNSUPPORTED = (  # what jax says of a mode of differentiation that a function d
     "Forward-mode differentiation",
     "reverse-mode",
 )
+_TRIPS = 100_000  # of a while loop, which need not end where every operation is off by a rounding
 
 
 class Gradient(NamedTuple):
@@ -159,7 +160,7 @@ def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any], epsilon: float) -> list[np.
     """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding."""
 
     def function(consts: Any, args: Any, seed: Any, size: Any) -> Any:
-        return rounded(jaxpr, consts, args, seed, size)
+        return rounded(jaxpr, consts, args, seed, size, np.int32(_TRIPS))
 
     run = program("blurred", jaxpr, function)
     plain = [np.asarray(leaf) for leaf in run(jaxpr.consts, list(args), np.uint32(0), 0.0)]

@@ -81,11 +81,13 @@ def loops_in_branch(jaxpr: Any) -> bool:
     return any((name == "cond" and holds(inner, "while")) or loops_in_branch(inner) for name, inner in found)
 
 
-def control(eqn: Any, values: Values, run: Run, state: Values | None = None) -> tuple[Values, Values] | None:
+def control(
+    eqn: Any, values: Values, run: Run, state: Values | None = None, limit: Any = None
+) -> tuple[Values, Values] | None:
     """Run an equation of control flow, its bodies by `run`; None where it is another equation.
 
     state: what is handed from body to body beside the operands: run takes it as its last arguments and
-    returns it as its last results.
+    returns it as its last results. limit: trips after which a while loop is left, if it is to be.
     """
     name, extra, params = eqn.primitive.name, list(state or []), eqn.params
     held = len(extra)
@@ -134,17 +136,21 @@ def control(eqn: Any, values: Values, run: Run, state: Values | None = None) -> 
         test, body = params["cond_jaxpr"], params["body_jaxpr"]
         n = len(values) - b
 
-        def going(carry: Values) -> Any:
-            return jnp.any(run(test, [*values[:a], *carry])[0])
+        def going(counted: tuple[Values, Any]) -> Any:
+            carry, trips = counted
+            goes_on = jnp.any(run(test, [*values[:a], *carry])[0])
+            return goes_on if limit is None else goes_on & (trips < limit)
 
-        def again(carry: Values) -> Values:
+        def again(counted: tuple[Values, Any]) -> tuple[Values, Any]:
+            carry, trips = counted
             found, after = split(run(body, [*values[a:b], *carry]))
             found = alike(found, carry[:n])
             if test.out_avals[0].shape:
                 found = still_going(run(test, [*values[:a], *carry])[0], found, carry[:n])
-            return [*found, *after]
+            return [*found, *after], trips + 1
 
-        carry = lax.while_loop(going, again, [*stable(eqn, values, b, len(values)), *extra])
+        start = [*stable(eqn, values, b, len(values)), *extra], jnp.int32(0)
+        carry, _ = lax.while_loop(going, again, start)
         return carry[:n], carry[n:]
     return None
 

@@ -26,11 +26,13 @@ _EXACT = {
 # fmt: on
 
 
-def rounded(jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed: Any, size: Any) -> Values:
+def rounded(
+    jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed: Any, size: Any, limit: Any
+) -> Values:
     """Return a jaxpr's results where every operation's is off by a random rounding of a relative size.
 
     size: at least 2^-52, or half of them vanish, 1 + 2^-53 being 1. What only moves numbers about is left
-    alone.
+    alone. limit: trips after which a while loop is left, which may never end because of them.
     """
     count = iter(range(2**20))
 
@@ -38,7 +40,7 @@ def rounded(jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed
         return walk(inner.jaxpr, inner.consts, values, rule)
 
     def rule(eqn: Any, values: Any) -> Any:
-        inner = control(eqn, values, run)
+        inner = control(eqn, values, run, limit=limit)
         if inner is not None:
             return inner[0]
         found = evaluate(eqn, values)

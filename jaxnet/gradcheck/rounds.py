@@ -269,7 +269,7 @@ def _round(
         # Where f rounds to the same number everywhere, its differences do not show how far off they are.
         seen = target.blurred(index[rows], target.flat[index[rows]])
         error = found.error.copy()
-        error[rows] += 4 * np.nan_to_num(np.ptp(seen, axis=1)) / found.step[rows]
+        error[rows] += 4 * np.nan_to_num(np.abs(seen - target.value)).max(axis=1) / found.step[rows]
         found = found._replace(error=error)
     rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
     if rows.size and target.jaxpr is not None:

@@ -1646,6 +1646,11 @@ def a_loop_that_ends_only_in_its_own_branch():
     return check(f, np.array([0.3, 1.7, 1.2, 1e-8]))
 
 
+@kind(SPECIAL, "inconclusive")
+def a_logarithm_of_what_rounds_to_one():
+    return check(lambda x: jax.scipy.stats.chi2.logsf(x, 3.0), np.array(1e-30))
+
+
 @kind(SPECIAL, "pass")
 def a_distribution_whose_slope_is_lost_in_its_rounding():
     return check(jax.scipy.stats.expon.cdf, np.array(30.0), np.array(0.0), np.array(1.0), argnums=(0, 1, 2))
