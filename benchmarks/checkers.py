@@ -27,13 +27,13 @@ from benchmarks.gradient_catalogue import CASES, Case
 from jaxnet import check_gradients, datasets, network, numerical_gradient
 
 
-def wrapped(case: Case) -> Callable:
+def wrapped(case: Case) -> Callable[..., Any]:
     """The function with the hand-written gradient as its backward pass."""
     if case.candidate is None:
         return case.f
     g = jax.custom_vjp(case.f)
 
-    def backward(args: Any, cotangent: Any) -> tuple:
+    def backward(args: Any, cotangent: Any) -> tuple[Any, ...]:
         grads = case.candidate(*args) if callable(case.candidate) else case.candidate
         scaled = jax.tree.map(lambda leaf, like: jnp.asarray(leaf * cotangent, like.dtype), grads, args[0])
         return scaled, *(jnp.zeros_like(arg) for arg in args[1:])
@@ -156,7 +156,7 @@ def people(most: int | None) -> dict[str, Counted]:
     return found
 
 
-def _people_verdict(checker: str, case: Any, dtype: Any, gradient: Callable) -> str:
+def _people_verdict(checker: str, case: Any, dtype: Any, gradient: Callable[..., Any]) -> str:
     f, args = case.build(dtype)
     if checker == "jaxnet":
         return check_gradients(f, *args, argnums=case.argnums, candidates={"hand": gradient}).verdict
@@ -223,7 +223,7 @@ def first_check() -> float:
     return float(np.median(seconds))
 
 
-def _own_gradient(f: Callable, x: Any) -> Any:
+def _own_gradient(f: Callable[..., Any], x: Any) -> Any:
     return jax.block_until_ready(jax.jit(jax.grad(f))(x))
 
 
@@ -241,7 +241,7 @@ def heavy() -> None:
     def populations(y: Any, t: Any, p: Any) -> Any:
         return jnp.stack([p[0] * y[0] - p[1] * y[0] * y[1], p[2] * y[0] * y[1] - p[3] * y[1]])
 
-    functions: dict[str, tuple[Callable, Any]] = {
+    functions: dict[str, tuple[Callable[..., Any], Any]] = {
         "gamma": (lambda a: (jax.random.gamma(key, a, dtype=a.dtype) ** 2).sum(), np.array([0.7, 2.3, 5.1])),
         "gamma distribution": (
             lambda a: jax.scipy.stats.gamma.logcdf(jnp.array([0.5, 2.0, 4.0]), a).sum(),

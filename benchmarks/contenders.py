@@ -144,7 +144,8 @@ def torch_eager(problem: Problem) -> Train:
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return torch.stack(losses).cpu().numpy()
+        result: np.ndarray = torch.stack(losses).cpu().numpy()
+        return result
 
     return train
 
@@ -169,9 +170,11 @@ def torch_by_hand(problem: Problem) -> Train:
             b2.sub_(dz.sum(0), alpha=LEARNING_RATE)
             w1.addmm_(x_batch.T, da, alpha=-LEARNING_RATE)
             b1.sub_(da.sum(0), alpha=LEARNING_RATE)
-        return (torch.stack(losses) / -batches.shape[1]).cpu().numpy()
+        result: np.ndarray = (torch.stack(losses) / -batches.shape[1]).cpu().numpy()
+        return result
 
-    return torch.inference_mode()(train)
+    result: Callable[[np.ndarray], Any] = torch.inference_mode()(train)
+    return result
 
 
 def flax_nnx(problem: Problem) -> Train:
@@ -188,7 +191,7 @@ def flax_nnx(problem: Problem) -> Train:
             return self.out(nnx.sigmoid(self.hidden(x)))
 
     @nnx.jit
-    def train_step(model: Net, optimizer: nnx.Optimizer, x: Any, t: Any) -> Any:
+    def train_step(model: Net, optimizer: nnx.Optimizer[Net], x: Any, t: Any) -> Any:
         def loss(model: Net) -> Any:
             return optax.softmax_cross_entropy_with_integer_labels(model(x), t).mean()
 
@@ -287,7 +290,8 @@ def _params(problem: Problem) -> Any:
 
 
 def _one_hot(t: np.ndarray) -> np.ndarray:
-    return np.eye(10, dtype=np.float32)[t]
+    result: np.ndarray = np.eye(10, dtype=np.float32)[t]
+    return result
 
 
 def fit_checkpointed(problem: Problem) -> Train:

@@ -16,7 +16,7 @@ class Case(NamedTuple):
     name: str
     right: bool
     f: Callable[..., Any]
-    args: tuple
+    args: tuple[Any, ...]
     candidate: Any = None
     cause: str | None = None
 
@@ -26,11 +26,13 @@ RNG = np.random.default_rng(42)
 F32, F16, BF16 = jnp.float32, jnp.float16, jnp.bfloat16
 
 
-def right(name: str, f: Callable, *args: Any, candidate: Any = None) -> None:
+def right(name: str, f: Callable[..., Any], *args: Any, candidate: Any = None) -> None:
     CASES.append(Case(name, True, f, args, candidate))
 
 
-def wrong(name: str, f: Callable, *args: Any, candidate: Any = None, cause: str | None = None) -> None:
+def wrong(
+    name: str, f: Callable[..., Any], *args: Any, candidate: Any = None, cause: str | None = None
+) -> None:
     CASES.append(Case(name, False, f, args, candidate, cause))
 
 
@@ -38,7 +40,9 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape)
 
 
-def with_vjp(f: Callable, backward: Callable, forward: Callable | None = None) -> Callable:
+def with_vjp(
+    f: Callable[..., Any], backward: Callable[..., Any], forward: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """f with a hand-written backward(x, g) instead of its derivative."""
     wrapped = jax.custom_vjp(f)
     wrapped.defvjp(forward or (lambda x: (f(x), x)), backward)
@@ -66,7 +70,7 @@ def by_hand(p: Any, x: Any) -> dict[str, Any]:
     return {"b1": da.sum(0), "b2": dz.sum(0), "w1": x.T @ da, "w2": a.T @ dz}
 
 
-def damaged(**changes: Callable) -> Callable:
+def damaged(**changes: Callable[..., Any]) -> Callable[..., Any]:
     """The network's gradient with some leaves changed: change(leaf, params)."""
 
     def gradient(p: Any, x: Any) -> Any:
@@ -80,7 +84,7 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
-def plant(index: tuple, factor: float) -> Callable:
+def plant(index: tuple[Any, ...], factor: float) -> Callable[..., Any]:
     return lambda leaf, p: jnp.asarray(leaf).at[index].multiply(factor)
 
 

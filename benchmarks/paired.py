@@ -47,7 +47,8 @@ def contiguous(array: Array, rows: Array) -> Array:
 
 
 def jax_step(state: training.TrainState, x: Array, t: Array, loss: Any = network.loss) -> tuple[Any, Array]:
-    return training.train_step(state, x, t, loss=loss, optimizer=OPTIMIZER)
+    result: tuple[Any, Array] = training.train_step(state, x, t, loss=loss, optimizer=OPTIMIZER)
+    return result
 
 
 def hand_step(state: training.TrainState, x: Array, t: Array, turned: bool = False) -> tuple[Any, Array]:
@@ -76,7 +77,8 @@ def loop(step: Any = jax_step, batch: Any = gather, unroll: int = 1, options: An
             return state, losses, value
 
         def running(carry: Any) -> Array:
-            return (carry[0].step < STEPS) & jnp.isfinite(carry[2])
+            result: Array = (carry[0].step < STEPS) & jnp.isfinite(carry[2])
+            return result
 
         return lax.while_loop(running, body, (state, jnp.full(STEPS, jnp.nan), jnp.zeros(())))
 
@@ -105,7 +107,8 @@ def step_group() -> Variants:
         return network.loss(params, x * jnp.float32(1 / 255), t)
 
     def optax_loss(params: Any, x: Array, t: Array) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(network.logits(params, x), t).mean()
+        result: Array = optax.softmax_cross_entropy_with_integer_labels(network.logits(params, x), t).mean()
+        return result
 
     programs = {
         "as fit does": (loop(), x),
@@ -145,7 +148,8 @@ def products_group() -> Variants:
         on_device = jnp.asarray(w), jnp.asarray(x)
 
         def call() -> Array:
-            return run(*on_device).block_until_ready()
+            result: Array = run(*on_device).block_until_ready()
+            return result
 
         return call
 
@@ -166,7 +170,8 @@ def draw_group() -> Variants:
             key = jax.random.key(0, impl=impl)
             jax.clear_caches()
             run = jax.jit(lambda key: jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(jnp.arange(1000)))
-            return run(key).block_until_ready()
+            result: Array = run(key).block_until_ready()
+            return result
 
         return call
 
@@ -187,12 +192,14 @@ def evaluate_group() -> Variants:
     def chunks(n: int) -> Any:
         def run(params: Any, x: Array, t: Array) -> Array:
             parts = x.reshape(-1, n, 784), t.reshape(-1, n)
-            return lax.map(lambda part: turned(params, *part), parts).mean()
+            result: Array = lax.map(lambda part: turned(params, *part), parts).mean()
+            return result
 
         return jax.jit(run)
 
     def product(params: Any, x: Array, t: Array) -> Array:
-        return x @ params[0].weight
+        result: Array = x @ params[0].weight
+        return result
 
     def halves(params: Any, x: Array, t: Array) -> Array:
         w = params[0].weight.T

@@ -1,7 +1,7 @@
 """Activation functions and their derivatives (source 4.2, 4.3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 
-def _as_float(x: ArrayLike | list, name: str) -> Array:
+def _as_float(x: ArrayLike | list[Any], name: str) -> Array:
     try:
         array = jnp.asarray(x)
     except (TypeError, ValueError):  # text, None, rows of different lengths
@@ -21,7 +21,7 @@ def _as_float(x: ArrayLike | list, name: str) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
-def sigmoid(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def sigmoid(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return the logistic function `1 / (1 + exp(-x))`, elementwise.
 
     Finite and free of overflow for every finite `x`. Source: 4.3, whose own form overflows below -88 in
@@ -33,7 +33,7 @@ def sigmoid(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return jax.nn.sigmoid(_as_float(x, "x"))
 
 
-def sigmoid_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def sigmoid_grad(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return the derivative of `sigmoid` at `x`, elementwise.
 
     `s(x) · s(-x)`, which equals the source's `(1 - s) · s` without its cancellation where `s` is near 1.
@@ -46,7 +46,7 @@ def sigmoid_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return jax.nn.sigmoid(x) * jax.nn.sigmoid(-x)
 
 
-def relu(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def relu(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return `max(x, 0)`, elementwise.
 
     >>> relu([-1.0, 2.0])
@@ -55,7 +55,7 @@ def relu(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return jax.nn.relu(_as_float(x, "x"))
 
 
-def relu_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def relu_grad(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return the derivative of `relu` at `x`, elementwise; 0 at the kink, as `jax.grad` has it.
 
     >>> relu_grad([-1.0, 0.0, 2.0])
@@ -65,7 +65,7 @@ def relu_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return (x > 0).astype(x.dtype)
 
 
-def tanh(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def tanh(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return the hyperbolic tangent, elementwise.
 
     >>> tanh([0.0, 100.0])
@@ -74,7 +74,7 @@ def tanh(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return jnp.tanh(_as_float(x, "x"))
 
 
-def tanh_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
+def tanh_grad(x: Num[ArrayLike, "*shape"] | list[Any]) -> Float[Array, "*shape"]:
     """Return the derivative of `tanh` at `x`, elementwise.
 
     `4 · s(2x) · s(-2x)` with the sigmoid `s`, which equals `1 - tanh(x)²` without its cancellation.
@@ -85,7 +85,7 @@ def tanh_grad(x: Num[ArrayLike, "*shape"] | list) -> Float[Array, "*shape"]:
     return 4 * sigmoid_grad(2 * _as_float(x, "x"))
 
 
-def softmax(x: Num[ArrayLike, "*shape"] | list, axis: int | None = -1) -> Float[Array, "*shape"]:
+def softmax(x: Num[ArrayLike, "*shape"] | list[Any], axis: int | None = -1) -> Float[Array, "*shape"]:
     """Return `exp(x)` divided by its sum over `axis`, without overflow.
 
     Every row sums to 1 by default. `axis=None` takes the sum over the whole array, as the source publishes it

@@ -84,7 +84,8 @@ def numerical_gradient(f: Callable[[PyTree], Any], params: PyTree, h: int | floa
 def _central_differences(target: Target, h: int | float) -> np.ndarray:
     ends = np.stack([target.flat + h, target.flat - h], axis=1)
     values = target.elements(np.arange(target.flat.size), ends).value
-    return (values[:, 0] - values[:, 1]) / (2 * h)
+    result: np.ndarray = (values[:, 0] - values[:, 1]) / (2 * h)
+    return result
 
 
 def _is_traced(point: PyTree) -> bool:
@@ -97,7 +98,9 @@ def _inside_a_trace(f: Callable[[PyTree], Any], point: PyTree, h: int | float) -
 
     def difference(index: Array) -> Array:
         x = flat[index]
-        return (f(unravel(flat.at[index].set(x + h))) - f(unravel(flat.at[index].set(x - h)))) / (2 * h)
+        above, below = (f(unravel(flat.at[index].set(moved))) for moved in (x + h, x - h))
+        slope: Array = (above - below) / (2 * h)
+        return slope
 
     return unravel(jax.lax.map(difference, jnp.arange(flat.size)))
 
@@ -132,7 +135,8 @@ def richardson_gradient(f: Callable[[PyTree], Any], params: PyTree) -> GradientE
         def unsettled(found: Estimate) -> np.ndarray:
             size = np.abs(found.value[np.isfinite(found.value)]).max(initial=0)
             accurate = found.error <= np.maximum(1e-6 * np.abs(found.value), 1e-9 * size)
-            return ~found.confirmed | ~accurate
+            result: np.ndarray = ~found.confirmed | ~accurate
+            return result
 
         found = richardson(target, np.arange(target.flat.size), unsettled)
         # At a kink, and beside its mean slope, both slopes are within the error.

@@ -1,5 +1,7 @@
 """Losses: from probabilities as the source writes them (4.1), and exact from the logits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,13 @@ from jaxtyping import Float, Int, Num, Shaped
 
 from jaxnet.activations import _as_float
 
-Targets = Shaped[ArrayLike, "..."] | list  # integer labels, or one-hot or soft rows
+Targets = Shaped[ArrayLike, "..."] | list[Any]  # integer labels, or one-hot or soft rows
 EPSILON = 1e-7  # what the source adds inside the logarithm
 _ROW_SUM_TOLERANCE = 1e-3  # one-hot and soft targets in half precision still pass
 
 
 def mean_squared_error(
-    y: Num[ArrayLike, "*shape"] | list, t: Num[ArrayLike, "*shape"] | list
+    y: Num[ArrayLike, "*shape"] | list[Any], t: Num[ArrayLike, "*shape"] | list[Any]
 ) -> Float[Array, ""]:
     """Return half the sum of squared differences, `½ Σ (y - t)²`, over every element.
 
@@ -32,7 +34,7 @@ def mean_squared_error(
 
 
 def cross_entropy_error0(
-    y: Num[ArrayLike, "*shape"] | list, t: Num[ArrayLike, "*shape"] | list
+    y: Num[ArrayLike, "*shape"] | list[Any], t: Num[ArrayLike, "*shape"] | list[Any]
 ) -> Float[Array, ""]:
     """Return the cross entropy of one example, `-Σ t · log(y + 1e-7)`, of probabilities y.
 
@@ -49,7 +51,9 @@ def cross_entropy_error0(
     return -jnp.sum(t * jnp.log(y + EPSILON))
 
 
-def cross_entropy_error(y: Num[ArrayLike, "..."] | list, t: Num[ArrayLike, "..."] | list) -> Float[Array, ""]:
+def cross_entropy_error(
+    y: Num[ArrayLike, "..."] | list[Any], t: Num[ArrayLike, "..."] | list[Any]
+) -> Float[Array, ""]:
     """Return the mean cross entropy of a batch, `-Σ t · log(y + 1e-7) / n`, with one-hot targets.
 
     y, t: [n, classes], or [classes] for a batch of one. Source: 4.1.
@@ -65,7 +69,9 @@ def cross_entropy_error(y: Num[ArrayLike, "..."] | list, t: Num[ArrayLike, "..."
     return -jnp.sum(t * jnp.log(y + EPSILON)) / (1 if y.ndim == 1 else y.shape[0])
 
 
-def cross_entropy_label(y: Num[ArrayLike, "..."] | list, t: Int[ArrayLike, "..."] | list) -> Float[Array, ""]:
+def cross_entropy_label(
+    y: Num[ArrayLike, "..."] | list[Any], t: Int[ArrayLike, "..."] | list[Any]
+) -> Float[Array, ""]:
     """Return the mean cross entropy of a batch with integer labels, `-Σ log(y[i, t[i]] + 1e-7) / n`.
 
     y: probabilities [n, classes] and t: labels [n]; or [classes] and a single label. Source: 4.1.
@@ -88,11 +94,11 @@ def cross_entropy_label(y: Num[ArrayLike, "..."] | list, t: Int[ArrayLike, "..."
 
 
 def softmax_cross_entropy(
-    logits: Num[ArrayLike, "..."] | list,
+    logits: Num[ArrayLike, "..."] | list[Any],
     t: Targets,
     *,
-    class_weight: Num[ArrayLike, " classes"] | list | None = None,
-    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    class_weight: Num[ArrayLike, " classes"] | list[Any] | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list[Any] | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross entropy of `softmax(logits)`, exact and stable for any finite logits.
 
@@ -127,8 +133,8 @@ def softmax_cross_entropy(
 
 def weight_shares(
     distribution: Float[Array, "*batch c"],
-    class_weight: Num[ArrayLike, "..."] | list | None,
-    sample_weight: Num[ArrayLike, "..."] | list | None,
+    class_weight: Num[ArrayLike, "..."] | list[Any] | None,
+    sample_weight: Num[ArrayLike, "..."] | list[Any] | None,
 ) -> Float[Array, "*batch"]:
     """Return each example's share of a weighted mean, `w_i / Σ w_i`. Raises as `softmax_cross_entropy`."""
     batch, dtype = distribution.shape[:-1], distribution.dtype
@@ -141,7 +147,7 @@ def weight_shares(
 
 
 def _weights(
-    values: ArrayLike | list, shape: tuple[int, ...], dtype: jnp.dtype | np.dtype | type, name: str
+    values: ArrayLike | list[Any], shape: tuple[int, ...], dtype: jnp.dtype | np.dtype | type, name: str
 ) -> Array:
     values = _host_values(values)
     if values.shape != shape:
@@ -203,7 +209,7 @@ def target_distribution(
     return (jnp.where(jnp.asarray(valid)[..., None], rows, jnp.nan) if traced else rows), labels
 
 
-def _host_values(t: ArrayLike | list) -> Array | np.ndarray:
+def _host_values(t: ArrayLike | list[Any]) -> Array | np.ndarray:
     # A NumPy array wherever the values can be seen, so that they are checked also inside `jax.grad` over
     # params.
     if isinstance(t, jax.core.Tracer):
@@ -222,7 +228,7 @@ def _times_log(distribution: Array, log_probability: Array) -> Array:
     return distribution * jnp.where(impossible, 0, log_probability)
 
 
-def _same_shape(y: ArrayLike | list, t: ArrayLike | list) -> tuple[Array, Array]:
+def _same_shape(y: ArrayLike | list[Any], t: ArrayLike | list[Any]) -> tuple[Array, Array]:
     y, t = _as_float(y, "y"), _as_float(t, "t")
     if y.shape != t.shape:
         raise ValueError(f"y and t must have the same shape, got {list(y.shape)} and {list(t.shape)}")

@@ -6,7 +6,7 @@ classes].
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +118,8 @@ def loss(
     t: Targets,
     *,
     activation: ActivationName = "sigmoid",
-    class_weight: Num[ArrayLike, " classes"] | list | None = None,
-    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    class_weight: Num[ArrayLike, " classes"] | list[Any] | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list[Any] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross entropy of the batch, exact from the logits, or its weighted mean.
@@ -146,7 +146,8 @@ def accuracy(
     unknown = (jnp.isnan(distribution) | jnp.isnan(outputs)).any(axis=-1)
     total = jnp.sum(jnp.where(unknown, jnp.nan, hits))
     # Compiled, a division by a constant becomes a product with its inverse, and 0.925 would read 0.92499995.
-    return total / jax.lax.optimization_barrier(jnp.asarray(labels.size, total.dtype))
+    result: Array = total / jax.lax.optimization_barrier(jnp.asarray(labels.size, total.dtype))
+    return result
 
 
 def _forward(params: Params, x: ArrayLike, activation: str) -> list[tuple[Array, Array]]:
@@ -187,8 +188,8 @@ def backprop(
     t: Targets,
     *,
     activation: ActivationName = "sigmoid",
-    class_weight: Num[ArrayLike, " classes"] | list | None = None,
-    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    class_weight: Num[ArrayLike, " classes"] | list[Any] | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list[Any] | None = None,
 ) -> Params:
     """Return the gradient of `loss` in `params`, by hand-written backpropagation; same pytree as params.
 
@@ -252,13 +253,14 @@ def numerical_gradient(
         gradient = differentiation.numerical_gradient(
             lambda p: loss(p, inputs, t, activation=activation), wide, h
         )
-        return jax.tree.map(
+        result: Params = jax.tree.map(
             lambda leaf, old: (
                 jnp.asarray(leaf, old.dtype) if isinstance(old, Array) else np.asarray(leaf, old.dtype)
             ),
             gradient,
             params,
         )
+        return result
 
 
 def _activation(name: str) -> Activation:

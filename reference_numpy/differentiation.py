@@ -1,6 +1,7 @@
 """Numerical differentiation and gradient descent (section 4.2): in place as published, and pure."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def func_2(x: np.ndarray) -> float:
     return float(np.sum(x**2))
 
 
-def numerical_diff(f: Callable, x: float) -> float:
+def numerical_diff(f: Callable[..., Any], x: float) -> float:
     """The central difference of a scalar function at a scalar is returned (4.2).
 
     Formula: (f(x + h) - f(x - h)) / 2h, h = 1e-4.
@@ -25,10 +26,11 @@ def numerical_diff(f: Callable, x: float) -> float:
     >>> round(numerical_diff(func, 10), 6)
     0.3
     """
-    return (f(x + H) - f(x - H)) / (2 * H)
+    result: float = (f(x + H) - f(x - H)) / (2 * H)
+    return result
 
 
-def tangent_line(f: Callable, x: float) -> Callable:
+def tangent_line(f: Callable[..., Any], x: float) -> Callable[..., Any]:
     """The tangent to `f` at `x` is returned as a function of one scalar or array (4.2).
 
     Formula: t -> d t + (f(x) - d x), d = numerical_diff(f, x).

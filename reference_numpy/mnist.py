@@ -16,7 +16,8 @@ def one_hot(labels: np.ndarray, classes: int = 10) -> np.ndarray:
     array([[0., 0., 1.],
            [1., 0., 0.]])
     """
-    return np.eye(classes)[labels]
+    result: np.ndarray = np.eye(classes)[labels]
+    return result
 
 
 def load_mnist(

@@ -20,7 +20,8 @@ def softmax(x: np.ndarray) -> np.ndarray:
            [0.25, 0.25]])
     """
     exps = np.exp(x - np.max(x))
-    return exps / np.sum(exps)
+    result: np.ndarray = exps / np.sum(exps)
+    return result
 
 
 def softmax_by_row(x: np.ndarray) -> np.ndarray:
@@ -31,7 +32,8 @@ def softmax_by_row(x: np.ndarray) -> np.ndarray:
            [0.5, 0.5]])
     """
     exps = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return exps / np.sum(exps, axis=-1, keepdims=True)
+    result: np.ndarray = exps / np.sum(exps, axis=-1, keepdims=True)
+    return result
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -42,7 +44,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     >>> float(sigmoid(np.array(0.0)))
     0.5
     """
-    return 1 / (1 + np.exp(-x))
+    result: np.ndarray = 1 / (1 + np.exp(-x))
+    return result
 
 
 def sigmoid_stable(x: np.ndarray) -> np.ndarray:
@@ -53,7 +56,8 @@ def sigmoid_stable(x: np.ndarray) -> np.ndarray:
     >>> float(sigmoid_stable(np.array(-1000.0)))
     0.0
     """
-    return np.exp(-np.logaddexp(0, -x))
+    result: np.ndarray = np.exp(-np.logaddexp(0, -x))
+    return result
 
 
 def sigmoid_grad(x: np.ndarray, sigmoid: Activation = sigmoid) -> np.ndarray:
@@ -141,7 +145,8 @@ class TwoLayerNet:
     def logits(self, x: np.ndarray) -> np.ndarray:
         """The output before the softmax is returned: sigmoid(x W1 + b1) W2 + b2, [n, c]."""
         p = self.params
-        return self.sigmoid(x @ p["W1"] + p["b1"]) @ p["W2"] + p["b2"]
+        result: np.ndarray = self.sigmoid(x @ p["W1"] + p["b1"]) @ p["W2"] + p["b2"]
+        return result
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The softmax of the logits is returned, [n, c] for `x` [n, d]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_tangent(f: Callable = func, x: float = 10) -> Figure:
+def plot_tangent(f: Callable[..., Any] = func, x: float = 10) -> Figure:
     """A function and its tangent at `x` are drawn over [0, 20) in steps of 0.1 (4.2)."""
     from matplotlib.figure import Figure
 

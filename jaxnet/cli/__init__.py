@@ -46,7 +46,8 @@ def _run(options: argparse.Namespace, argv: list[str]) -> int:
         if getattr(options, "resume", False):
             options = _resumed(options, argv)
         _check_device()
-        return options.run(options)
+        code: int = options.run(options)
+        return code
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

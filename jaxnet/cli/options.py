@@ -30,6 +30,7 @@ def shared() -> Parser:
 
 def _positive(kind: type) -> Callable[[str], float]:
     def parse(text: str) -> float:
+        value: float
         try:
             value = kind(text)
         except ValueError:

@@ -80,7 +80,8 @@ def configuration(options: argparse.Namespace, split: datasets.Split, **settings
     """Return what `config.json` holds: the settings, the dataset, and the options that led to them."""
     given = {name: value for name, value in vars(options).items() if name not in _OF_THIS_CALL}
     content = {"data_sha256": fingerprint(split)} | settings | {"options": given}
-    return json.loads(json.dumps(content, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return plain
 
 
 def fingerprint(split: datasets.Split) -> str:

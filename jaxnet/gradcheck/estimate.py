@@ -84,7 +84,8 @@ def scales(flat: Float[np.ndarray, " size"], sizes: list[int]) -> Float[np.ndarr
         largest = values.max(initial=0)
         if largest:
             result[leaf] = np.maximum(values, largest * np.sqrt(np.mean((values / largest) ** 2)))
-    return 2.0 ** np.round(np.log2(result))
+    rounded: np.ndarray = 2.0 ** np.round(np.log2(result))
+    return rounded
 
 
 def richardson(
@@ -158,7 +159,8 @@ def _crosses_beside(target: Movable, index: np.ndarray, x: np.ndarray, scale: np
     """Return where f decides otherwise as near to the point as numbers are."""
     tiny = np.where(x == 0, scale * 2.0**-120, 2 * np.spacing(np.abs(x)))
     beside = target.elements(index, np.stack([x + tiny, x - tiny], axis=1))
-    return (beside.crossed & np.isfinite(beside.change)).any(axis=1)
+    result: np.ndarray = (beside.crossed & np.isfinite(beside.change)).any(axis=1)
+    return result
 
 
 class Table(NamedTuple):
@@ -411,10 +413,12 @@ def complex_rounding(
     """Return how far random roundings take the complex step: numbers near a point may all round alike."""
     x, h = _imaginary(target, index)
     apart = target.blurred(index, x + 1j * h).imag / h[:, None] - values[:, None]
-    return 4 * np.nan_to_num(np.abs(apart)).max(axis=1)
+    result: np.ndarray = 4 * np.nan_to_num(np.abs(apart)).max(axis=1)
+    return result
 
 
 def mismatch(found: Estimate, values: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return where values are out of the error bars, or, at a kink, not between the one-sided slopes."""
     slack = found.error + 1e-11 * np.abs(found.value)
-    return ~((values >= found.low - slack) & (values <= found.high + slack))
+    result: np.ndarray = ~((values >= found.low - slack) & (values <= found.high + slack))
+    return result

@@ -146,7 +146,10 @@ def _rounding_of(
         except Exception:  # what calls back may raise where numbers are not quite what they were
             return np.zeros(int(problem.starts[-1]))
         found = project(moved, [np.abs(w) for w in weights])
-        return np.abs(ravel([_spread(leaf, like) for leaf, like in zip(found, problem.leaves, strict=True)]))
+        result: np.ndarray = np.abs(
+            ravel([_spread(leaf, like) for leaf, like in zip(found, problem.leaves, strict=True)])
+        )
+        return result
 
     return rounding
 

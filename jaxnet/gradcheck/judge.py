@@ -28,7 +28,8 @@ class Tolerance(NamedTuple):
     @property
     def allowed(self) -> np.ndarray:
         """What is not a failure."""
-        return np.maximum(self.error, self.matters)
+        result: np.ndarray = np.maximum(self.error, self.matters)
+        return result
 
 
 def rtol_of(epsilon: np.ndarray, asked: float | None, *, wide: bool) -> np.ndarray:
@@ -48,7 +49,8 @@ def leaf_largest(found: Estimate, leaf_of: Int[np.ndarray, " n"], leaves: int) -
     largest = np.zeros(leaves)
     known = np.isfinite(found.value) & (found.error < 0.1 * np.abs(found.value))
     np.maximum.at(largest, leaf_of[known], np.abs(found.value[known]))
-    return largest[leaf_of]
+    result: np.ndarray = largest[leaf_of]
+    return result
 
 
 def resolved(
@@ -61,11 +63,12 @@ def resolved(
     size = np.abs(np.nan_to_num(found.value))
     fine = found.error <= np.maximum(_RESOLUTION * size, _LEAF_RESOLUTION * largest)
     nothing = (size <= found.error) & (found.error <= _NATURAL * np.maximum(natural, found.slope))
-    return (
+    result: np.ndarray = (
         (fine | nothing | (found.error < _SMALLEST))
         & (found.status != Status.JUMP)
         & np.isfinite(found.error)
     )
+    return result
 
 
 def tolerance(
@@ -94,7 +97,8 @@ def failed(
 ) -> Bool[np.ndarray, " n"]:
     """Return the elements that are wrong: off by more than allowed, where the estimate is finite."""
     known = np.isfinite(found.error) & (found.status != Status.JUMP)
-    return known & (distance(values, found) > allowed + _SMALLEST)
+    result: np.ndarray = known & (distance(values, found) > allowed + _SMALLEST)
+    return result
 
 
 def digits(values: Float[np.ndarray, " n"], found: Estimate) -> Float[np.ndarray, " n"]:
@@ -102,7 +106,8 @@ def digits(values: Float[np.ndarray, " n"], found: Estimate) -> Float[np.ndarray
     size = np.maximum(np.abs(values), np.abs(found.value))
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(size > 0, distance(values, found) / size, 0.0)
-        return np.clip(np.nan_to_num(-np.log10(relative), posinf=16.0), 0.0, 16.0)
+        result: np.ndarray = np.clip(np.nan_to_num(-np.log10(relative), posinf=16.0), 0.0, 16.0)
+        return result
 
 
 def merged(found: Estimate, sharper: Estimate, rows: Int[np.ndarray, " m"]) -> Estimate:
@@ -121,7 +126,8 @@ def denied(
     """Return where the complex step is out of the error bars, or, at a kink, not between the slopes."""
     slack = found.error + error + 1e-11 * np.abs(found.value)
     inside = (values >= found.low - slack) & (values <= found.high + slack)
-    return np.isfinite(values) & ~inside & (found.status != Status.JUMP)
+    result: np.ndarray = np.isfinite(values) & ~inside & (found.status != Status.JUMP)
+    return result
 
 
 def by_complex_step(

@@ -87,10 +87,12 @@ def _while(eqn: Any, operands: Values, state: Values) -> tuple[Values, Values]:
 
     # As control flow in general, for what is handed from trip to trip; the counts are this loop's own.
     def lanes(carry: tuple[Any, ...]) -> Array:
-        return _run(test, [*operands[:a], *carry[0], piece, trips, limit])[0] | (carry[4] < extra)
+        result: Array = _run(test, [*operands[:a], *carry[0], piece, trips, limit])[0] | (carry[4] < extra)
+        return result
 
     def going(carry: tuple[Any, ...]) -> Array:
-        return jnp.any(lanes(carry)) & (jnp.max(carry[3]) < limit[0])
+        result: Array = jnp.any(lanes(carry)) & (jnp.max(carry[3]) < limit[0])
+        return result
 
     def again(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         values, piece, trips, count, over = carry
@@ -156,4 +158,5 @@ def _mix(piece: Array, decision: Any) -> Array:
     flat = jnp.ravel(decision).astype(jnp.uint32)
     weights = (np.arange(1, flat.size + 1, dtype=np.uint64) * 2_654_435_761 % 2**32).astype(np.uint32) | 1
     scrambled = (flat ^ (flat >> 15)) * jnp.asarray(weights)
-    return piece * jnp.uint32(31) + jnp.sum(scrambled, dtype=jnp.uint32) + jnp.uint32(1)
+    result: Array = piece * jnp.uint32(31) + jnp.sum(scrambled, dtype=jnp.uint32) + jnp.uint32(1)
+    return result

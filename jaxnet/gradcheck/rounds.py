@@ -212,13 +212,15 @@ def _round(
 
     def wrong(found: Estimate) -> np.ndarray:
         some = [failures(found, g, index, number, rtol, largest(found))[0] for g in known]
-        return np.any(some or [np.zeros(len(index), bool)], axis=0)
+        result: np.ndarray = np.any(some or [np.zeros(len(index), bool)], axis=0)
+        return result
 
     def decided(found: Estimate) -> np.ndarray:
         return judge.resolved(found, largest(found), natural)
 
     def unsettled(found: Estimate) -> np.ndarray:
-        return ~decided(found) | (wrong(found) & ~found.confirmed)
+        result: np.ndarray = ~decided(found) | (wrong(found) & ~found.confirmed)
+        return result
 
     with doing(f"differences of {len(index):,} elements"):
         found = richardson(target, index, unsettled, noise=blur)
@@ -239,7 +241,8 @@ def _round(
 
         def still_unsettled(some: Estimate) -> np.ndarray:
             whole = judge.merged(found, some, rows)
-            return (unsettled(whole) | _apart(known, whole, index, number))[rows]
+            result: np.ndarray = (unsettled(whole) | _apart(known, whole, index, number))[rows]
+            return result
 
         with doing(f"differences of {len(rows):,} elements, without their rounding"):
             sharpened = richardson(sharp, index[rows], still_unsettled, noise=blur)
@@ -304,7 +307,8 @@ def _round(
 def _not_finite(known: list[Gradient], index: np.ndarray, number: int) -> np.ndarray:
     """Return where some gradient is not finite."""
     values = [g.own[number][index] for g in known if g.own] + [g.wide[number][index] for g in known if g.wide]
-    return np.any([np.zeros(len(index), bool), *(~np.isfinite(v) for v in values)], axis=0)
+    result: np.ndarray = np.any([np.zeros(len(index), bool), *(~np.isfinite(v) for v in values)], axis=0)
+    return result
 
 
 def _remeasured(
@@ -340,7 +344,8 @@ def _blurred(
             noise = 8 * gradient.noise[index]
             scale = np.maximum(1e-3 * np.maximum(largest, found.slope), 1e-6 * natural)
             result |= noise > np.maximum(0.05 * np.abs(found.value), scale)
-    return result & (found.status != Status.KINK)
+    result &= found.status != Status.KINK
+    return result
 
 
 def failures(
@@ -447,7 +452,8 @@ def _approximation(target: Target, index: np.ndarray, step: np.ndarray) -> np.nd
 
     def slopes(there: Target) -> np.ndarray:
         change = there.elements(index, np.stack([x + step, x - step], axis=1)).change
-        return (change[:, 0] - change[:, 1]) / ((x + step) - (x - step))
+        result: np.ndarray = (change[:, 0] - change[:, 1]) / ((x + step) - (x - step))
+        return result
 
     plain = slopes(target)
     run_on = np.max([np.abs(slopes(target.run_on(extra)) - plain) for extra in _RUN_ON], axis=0)
@@ -525,7 +531,8 @@ def _lines(
     lines = Directions(target, lambda row: directions[row], len(directions))
 
     def unsettled(found: Estimate) -> np.ndarray:
-        return ~found.confirmed | (found.error > 1e-8 * np.abs(found.value))
+        result: np.ndarray = ~found.confirmed | (found.error > 1e-8 * np.abs(found.value))
+        return result
 
     found = richardson(lines, rows, unsettled, noise=noise * abs(target.value))
     result = []

@@ -132,7 +132,8 @@ class _Verdict(NamedTuple):
     @property
     def wrong(self) -> np.ndarray:
         """Return where the rule is wrong."""
-        return np.abs(self.mismatch) > self.allowed
+        result: np.ndarray = np.abs(self.mismatch) > self.allowed
+        return result
 
 
 def piece_of(

@@ -108,9 +108,7 @@ def _wide_params(eqn: Any) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for key, value in eqn.params.items():
         if key in ("dtype", "new_dtype", "preferred_element_type", "out_dtype") and value is not None:
-            changes[key] = (
-                wide_type(value) if not jax.dtypes.issubdtype(value, jax.dtypes.prng_key) else value
-            )
+            changes[key] = wide_type(value) if not jnp.issubdtype(value, jax.dtypes.prng_key) else value
         elif key == "update_jaxpr" and value is not None:
             changes[key] = widen(ClosedJaxpr(value, eqn.params["update_consts"])).jaxpr.jaxpr
         elif key in ("jaxpr", "reducer") and eqn.primitive.name in ("reduce", "reduce_window"):
