@@ -8,11 +8,13 @@ from jaxnet.training.state import (
     LEARNING_RATE,
     STEPS,
     TrainState,
+    averaged,
     draw_batches,
     init_state,
+    step_key,
     train_step,
 )
-from jaxnet.training.task import EarlyStopping
+from jaxnet.training.task import EarlyStopping, balanced_class_weight
 
 __all__ = [
     "BATCH_SIZE",
@@ -26,10 +28,13 @@ __all__ = [
     "NonFiniteError",
     "Stretch",
     "TrainState",
+    "averaged",
+    "balanced_class_weight",
     "draw_batches",
     "fit",
     "fit_many",
     "init_state",
     "init_states",
+    "step_key",
     "train_step",
 ]
