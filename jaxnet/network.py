@@ -18,6 +18,7 @@ from jaxtyping import Float, Num, PRNGKeyArray
 from jaxnet import differentiation
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
+from jaxnet.metrics import mean_squared_error
 
 ActivationName = Literal["sigmoid", "relu", "tanh"]
 
@@ -129,6 +130,38 @@ def loss(
     """
     outputs = logits(params, x, activation=activation, dtype=dtype)
     return softmax_cross_entropy(outputs, t, class_weight=class_weight, sample_weight=sample_weight)
+
+
+def squared_loss(
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    t: Num[ArrayLike, "..."] | list,
+    *,
+    activation: ActivationName = "sigmoid",
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, ""]:
+    """Return the mean squared error of a regression, whose predictions are the `logits`.
+
+    t: [n], where the last layer has one unit, or [n, outputs]. With sample_weight it is the weighted mean.
+    Raises as `logits`, and for targets and weights as `metrics.mean_squared_error`.
+    """
+    outputs = logits(params, x, activation=activation, dtype=dtype)
+    return mean_squared_error(outputs, t, sample_weight=sample_weight)
+
+
+def rescaled(params: Params, scale: float, shift: float) -> Params:
+    """Return the parameters of the network whose logits are `scale · logits + shift`.
+
+    A regression is trained on targets of mean 0 and variance 1; so its predictions get their own units.
+
+    >>> params = init(jax.random.key(0), (1, 2, 1))
+    >>> logits(rescaled(params, 0.0, 7.0), jnp.ones(1))
+    Array([7.], dtype=float32)
+    """
+    *first, last = params
+    bias = jnp.zeros(last.weight.shape[1], last.weight.dtype) if last.bias is None else last.bias
+    return (*first, Dense(last.weight * scale, bias * scale + shift))
 
 
 def accuracy(
