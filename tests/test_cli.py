@@ -165,7 +165,10 @@ def test_a_platform_that_is_not_there():
 def test_unknown_data(capsys):
     assert cli.main(["train", "--data", "digit"]) == 2
     line = one_line(capsys)
-    assert "'digits', 'mnist', 'fashion-mnist' or a path ending in .npz, got 'digit'" in line
+    assert (
+        "'digits', 'mnist', 'fashion-mnist' or a path ending in .npz or .csv, or a folder of images, got 'digit'"
+        in line
+    )
 
 
 def test_data_that_is_not_there(tmp_path, capsys):
