@@ -442,11 +442,10 @@ def _read_csv(path: Path, target: str | None) -> tuple[Any, Any]:
 def _named_labels(column: Any, path: str) -> tuple[Array, tuple[str, ...]]:
     """Return the values of a column as numbers from 0, and what they stand for."""
     values, name = column.to_numpy(), f"{path}: {column.name}"
-    if values.dtype.kind == "f" and (values != np.rint(values)).any():
-        raise TypeError(f"{name}: expected classes, got {values.dtype}; {_NO_CLASSES}")
-    names, labels = np.unique(
-        values if values.dtype.kind in "buif" else values.astype(str), return_inverse=True
-    )
+    text = values if values.dtype.kind in "buif" else values.astype(str)
+    names, labels = np.unique(text, return_inverse=True)
+    if values.dtype.kind == "f" and ((names != np.rint(names)).any() or len(names) > _FEW_CLASSES):
+        raise TypeError(f"{name}: expected classes, got {len(names)} different {values.dtype}; {_NO_CLASSES}")
     _check_classes(labels, name)
     return labels, tuple(map(str, names.tolist()))
 

@@ -150,18 +150,36 @@ def squared_loss(
     return mean_squared_error(outputs, t, sample_weight=sample_weight)
 
 
-def rescaled(params: Params, scale: float, shift: float) -> Params:
-    """Return the parameters of the network whose logits are `scale · logits + shift`.
+def rescaled(
+    params: Params,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    *,
+    input_mean: Num[ArrayLike, " features"] | float = 0.0,
+    input_std: Num[ArrayLike, " features"] | float = 1.0,
+) -> Params:
+    """Return the parameters whose logits of x are `scale · logits + shift` of `(x - input_mean) / input_std`.
 
-    A regression is trained on targets of mean 0 and variance 1; so its predictions get their own units.
+    A network trained on standardised inputs and targets so becomes one of inputs and targets in their own
+    units, with the standardisation in its weights.
 
     >>> params = init(jax.random.key(0), (1, 2, 1))
     >>> logits(rescaled(params, 0.0, 7.0), jnp.ones(1))
     Array([7.], dtype=float32)
     """
-    *first, last = params
-    bias = jnp.zeros(last.weight.shape[1], last.weight.dtype) if last.bias is None else last.bias
-    return (*first, Dense(last.weight * scale, bias * scale + shift))
+
+    def folded(layer: Dense, mean: ArrayLike, std: ArrayLike, scale: float, shift: float) -> Dense:
+        wide = np.asarray(layer.weight, np.float64) / np.reshape(np.asarray(std, np.float64), (-1, 1)) * scale
+        old = 0.0 if layer.bias is None else np.asarray(layer.bias, np.float64)
+        bias = old * scale + shift - np.broadcast_to(np.asarray(mean, np.float64), len(wide)) @ wide
+        dtype = layer.weight.dtype
+        return Dense(jnp.asarray(wide, dtype), jnp.asarray(bias, dtype))
+
+    first, *rest = params
+    if not rest:
+        return (folded(first, input_mean, input_std, scale, shift),)
+    *middle, last = rest
+    return (folded(first, input_mean, input_std, 1.0, 0.0), *middle, folded(last, 0.0, 1.0, scale, shift))
 
 
 def accuracy(

@@ -144,7 +144,7 @@ def without(frame, column):
             lambda f: f[["a", "price"]],
             {},
             TypeError,
-            "mine.csv: price: expected classes, got float64; number",
+            "price: expected classes, got 20 different float64; number",
         ),
         (lambda f: f[["a"]], {}, ValueError, "expected two columns or more, and rows, got 1 and 20"),
         (

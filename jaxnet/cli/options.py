@@ -21,7 +21,11 @@ def shared() -> Parser:
     """Return a parser of the options that every training command has."""
     parser = Parser(add_help=False)
     add: Add = parser.add_argument
-    add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
+    add(
+        "--data",
+        default="mnist",
+        help="digits, mnist, fashion-mnist, an .npz or .csv file, or a folder of images by class",
+    )
     add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
     add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
     add("--seed", type=seed, default=0, metavar="N", help="of the initial weights and of the batches")

@@ -134,7 +134,7 @@ def _write(
     if not np.isnan(final[judge]).all():
         best = int(np.nanargmax(final[judge]))
         params = jax.tree.map(lambda leaf: leaf[best], result.params)
-        run_folder.write_params(folder, options, params, task.input_scale)
+        run_folder.write_params(folder, options, task.export(params))
     curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
     bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
