@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet import datasets, metrics, network, optimizers
+from jaxnet import datasets, metrics, network, optimizers, training
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.cli import options as parsers
-from jaxnet.cli.options import Add, not_negative, number, share, whole
+from jaxnet.cli.options import Add, number, share, whole
 
 _DTYPES = ("float32", "float64", "bfloat16")
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
@@ -45,14 +45,15 @@ def add_options(add: Add, *, several: bool) -> None:
     """Add the options; several: those that a sweep goes over take one value or more."""
     more: dict[str, Any] = {"nargs": "+"} if several else {}
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    positive, not_negative = ((parsers.ranged(p) if several else p) for p in (number, parsers.not_negative))
     add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
     add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
-    parsers.weight_std(add, **more)
+    parsers.weight_std(add, positive, **more)
     add("--optimizer", choices=optimizers.OPTIMIZERS, default="sgd", help="the rule of the updates")
     rates = "by default " + ", ".join(
         f"{rate} for {name}" for name, rate in optimizers.LEARNING_RATES.items()
     )
-    add("--learning-rate", type=number, metavar="RATE", help=rates, **absent, **more)
+    add("--learning-rate", type=positive, metavar="RATE", help=rates, **absent, **more)
     momentum = "of momentum and nesterov; by default 0.9"
     add("--momentum", type=not_negative, metavar="SHARE", help=momentum, **absent, **more)
     decay = "by default 0, and 0.0001 for adamw"
@@ -215,10 +216,9 @@ def _class_weights(texts: list[str] | None, labels: np.ndarray, classes: int) ->
     if texts is None:
         return None
     if texts == ["balanced"]:
-        counts = np.bincount(labels, minlength=classes)
-        return np.divide(len(labels), classes * counts, out=np.zeros(classes), where=counts > 0)
+        return training.balanced_class_weight(labels, classes)
     try:
-        weights = np.array([not_negative(text) for text in texts])
+        weights = np.array([parsers.not_negative(text) for text in texts])
     except argparse.ArgumentTypeError:
         weights = np.array([])
     if len(weights) != classes:

@@ -325,8 +325,8 @@ def _first_run(
     loss, eval_step, *curves = resume.history
     *metrics, aux = ({name: curve[rows] for name, curve in part.items()} for part in curves)
     # Of a group of which none is left, to the end.
-    aux = {name: _padded(values, done) for name, values in aux.items()}
-    own = History(_padded(loss[rows], done), eval_step, *metrics)._replace(aux=aux)
+    aux = {name: padded(values, done) for name, values in aux.items()}
+    own = History(padded(loss[rows], done), eval_step, *metrics)._replace(aux=aux)
     bests = [None if best is None else share_of(best, rows) for best in (resume.scheduled, resume.best)]
     run = resumed(own, run, task, state, done, bests)
     if rows[0]:
@@ -404,7 +404,7 @@ def _at_once(state: TrainState, task: Task, width: int) -> int:
     return max(n for n in range(1, width + 1) if width % n == 0 and n <= max(1, _CACHE // (batch + 2 * held)))
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def padded(values: np.ndarray, length: int) -> np.ndarray:
     """Return values [networks, n, ...] with the second axis cut to a length, or filled up with NaN."""
     missing = max(0, length - values.shape[1])
     if not missing:
@@ -423,7 +423,7 @@ def _result(runs: Sequence[Run], task: Task, more: dict[str, Any], interrupted: 
     def together(curves: Sequence[np.ndarray], length: int) -> np.ndarray:
         shape = max((curve.shape[2:] for curve in curves), key=len)  # which one without a value does not know
         whole = [curve.reshape(*curve.shape[:2], *shape) for curve in curves]
-        return np.concatenate([_padded(curve, length) for curve in whole])
+        return np.concatenate([padded(curve, length) for curve in whole])
 
     def part(name: str) -> dict[str, np.ndarray]:
         length = done if name == "aux" else len(eval_step)
