@@ -21,6 +21,7 @@ from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
 from jaxnet import datasets, fit_many, network, training
 from jaxnet.training import many
 from jaxnet.training import program as compiled
+from jaxnet.training.state import Examples, Measure
 from jaxnet.training.turned import turned_products
 
 STEPS, EXAMPLES, NETWORKS = 600, 60_000, 16
@@ -185,8 +186,12 @@ def draw_group() -> Variants:
 def evaluate_group() -> Variants:
     x, t = data()
     params = network.init(jax.random.key(1), (784, HIDDEN, 10))
-    metrics = (("accuracy", network.accuracy),)
-    whole = partial(compiled.evaluate, metrics=metrics, chunk=EXAMPLES, many=False)
+    metrics = (("accuracy", Measure(network.accuracy)),)
+
+    def whole(params: Any, x: Array, t: Array) -> Any:
+        examples = Examples(x, t)
+        return compiled.evaluate((params, ()), examples, metrics=metrics, chunk=EXAMPLES, many=False)
+
     turned = turned_products(network.accuracy)
 
     def chunks(n: int) -> Any:

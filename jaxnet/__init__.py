@@ -1,6 +1,6 @@
 """Small networks with gradients you can trust, in pure-functional JAX."""
 
-from jaxnet import checkpoints, datasets, network, optimizers, plots, training
+from jaxnet import checkpoints, datasets, metrics, network, optimizers, plots, training
 from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
 from jaxnet.differentiation import (
     complex_step_gradient,
@@ -35,6 +35,7 @@ __all__ = [
     "gradient_descent",
     "locate",
     "mean_squared_error",
+    "metrics",
     "network",
     "numerical_diff",
     "numerical_gradient",

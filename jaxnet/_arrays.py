@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -15,18 +16,42 @@ def as_pair(examples: object, name: str) -> tuple[Array | Host, Array | Host]:
     name: theirs in errors. What is of JAX stays there; anything else becomes NumPy's, so that rows are known
     by their position alone.
     """
+    x, t = as_examples(examples, name)
+    if not all(hasattr(array, "dtype") for array in (x, t)):
+        raise TypeError(f"{name} must be two arrays of numbers, got {_kinds(examples)}")
+    return x, t
+
+
+def as_examples(examples: object, name: str) -> tuple[Any, Any]:
+    """Return examples `(x, t)` as `as_pair` does, each an array or a pytree of arrays; t may be None."""
     if not isinstance(examples, (tuple, list)) or len(examples) != 2:
         raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
     try:
-        x, t = (array if isinstance(array, Array) else np.asarray(array) for array in examples)
+        x, t = (jax.tree.map(_as_array, tree) if _is_tree(tree) else np.asarray(tree) for tree in examples)
     except ValueError:  # rows of different lengths
         x = t = np.array(None)
-    if not all(jnp.issubdtype(array.dtype, np.number) or array.dtype == bool for array in (x, t)):
-        raise TypeError(f"{name} must be two arrays of numbers, got {[type(a).__name__ for a in examples]}")
-    if not x.ndim or not t.ndim or len(x) != len(t):
-        raise ValueError(
-            f"{name} must be as many inputs as targets, got shapes {list(x.shape)} and {list(t.shape)}"
-        )
-    if not x.size:
-        raise ValueError(f"{name} must hold at least one example, got inputs of shape {list(x.shape)}")
+    inputs, leaves = jax.tree.leaves(x), jax.tree.leaves((x, t))
+    if not all(jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool for leaf in leaves):
+        raise TypeError(f"{name} must be two arrays of numbers, got {_kinds(examples)}")
+    lengths = {leaf.shape[:1] for leaf in leaves}
+    if len(lengths) > 1 or () in lengths:
+        shapes = " and ".join(str(list(leaf.shape)) for leaf in leaves)
+        raise ValueError(f"{name} must be as many inputs as targets, got shapes {shapes}")
+    if not inputs or not all(leaf.size for leaf in inputs):
+        got = f"inputs of shape {list(inputs[0].shape)}" if inputs else "no inputs"
+        raise ValueError(f"{name} must hold at least one example, got {got}")
     return x, t
+
+
+def _is_tree(value: Any) -> bool:
+    """Return whether a value is an array, or a pytree of arrays; lists are rows, as NumPy takes them."""
+    leaves = jax.tree.leaves(value)
+    return not isinstance(value, list) and all(getattr(leaf, "ndim", 0) > 0 for leaf in leaves)
+
+
+def _as_array(leaf: Any) -> Array | Host:
+    return leaf if isinstance(leaf, Array) else np.asarray(leaf)
+
+
+def _kinds(examples: Any) -> list[str]:
+    return [type(part).__name__ for part in examples]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-_NAMES = {"sklearn": "scikit-learn"}  # of those installed by another name
+_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # of those installed by another name
 
 
 def require(module: str, purpose: str, extra: str) -> ModuleType:

@@ -22,11 +22,12 @@ from jaxnet import _old_checkpoints, _tensors
 from jaxnet._extras import require
 from jaxnet._tensors import Arrays, Exported, load_params, save_params
 from jaxnet.training import Best, FitManyResult, FitResult, History, Stretch, TrainState
+from jaxnet.training.state import weights_of
 
 _Path = str | os.PathLike[str]
 Result = FitResult | FitManyResult
 _HISTORY, _CHECKPOINTS, _SUFFIX, _BEST = "history.csv", "checkpoints", ".safetensors", "best.safetensors"
-_PARTS = History._fields[2:]
+_PARTS = History._fields[2:5]
 _log = logging.getLogger(__name__)
 
 __all__ = ["Checkpointer", "Exported", "load_params", "restore", "save_params", "steps"]
@@ -301,12 +302,12 @@ def _step(result: Result) -> int:
 
 def _packed(result: Result) -> bytes:
     tree: dict[str, Any] = {"state": result.state}
-    if isinstance(result, FitResult):
-        tree |= {"best": result.best} if result.best is not None else {}
-        if result.scheduled is not None and result.scheduled.step != _best_step(result):
-            tree["scheduled"] = result.scheduled
+    tree |= {"best": result.best} if result.best is not None else {}
+    if result.scheduled is not None and not _same_step(result.scheduled, result.best):
+        tree["scheduled"] = result.scheduled
     history = {f"history.{name}": getattr(result.history, name) for name in ("loss", "eval_step")}
     history |= {f"history.{p}.{name}": c for p in _PARTS for name, c in getattr(result.history, p).items()}
+    history |= {f"history.aux.{name}": curve for name, curve in result.history.aux.items()}
     flags = {"diverged": result.diverged} if isinstance(result, FitManyResult) else {}
     metadata = {
         "key": str(jax.random.key_impl(result.state.key)),
@@ -315,11 +316,12 @@ def _packed(result: Result) -> bytes:
         "metrics": {part: list(getattr(result.history, part)) for part in _PARTS},
         "settings": dict(result.settings),
     }
+    metadata |= {"aux": list(result.history.aux)} if result.history.aux else {}
     return _tensors.pack(_tensors.flatten(tree) | history | flags, metadata)
 
 
-def _best_step(result: FitResult) -> int | None:
-    return None if result.best is None else result.best.step
+def _same_step(one: Best, other: Best | None) -> bool:
+    return other is not None and bool(np.all(np.asarray(one.step) == np.asarray(other.step)))
 
 
 def _read(folder: Path, step: int | str, like: TrainState) -> Result:
@@ -341,23 +343,29 @@ def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainSt
     curves = [
         {name: arrays.pop(f"history.{part}.{name}") for name in metadata["metrics"][part]} for part in _PARTS
     ]
-    history = History(arrays.pop("history.loss"), arrays.pop("history.eval_step"), *curves)
+    aux = {name: arrays.pop(f"history.aux.{name}") for name in metadata.get("aux", ())}
+    history = History(arrays.pop("history.loss"), arrays.pop("history.eval_step"), *curves)._replace(aux=aux)
     diverged = arrays.pop("diverged", None)
     wanted: dict[str, Any] = {"state": like}
     for kind in ("best", "scheduled"):
         if f"{kind}.step" in arrays:
-            # A scalar of the metric's own floating type, which mypy takes for any of NumPy's.
-            wanted[kind] = Best(np.int64(0), arrays[f"{kind}.value"][()], like.params)  # type: ignore[arg-type]
+            wanted[kind] = Best(arrays[f"{kind}.step"], arrays[f"{kind}.value"], *weights_of(like))
     tree = _tensors.unflatten(arrays, wanted, source)
     seconds, settings = (metadata["compile_seconds"], metadata["train_seconds"]), metadata["settings"]
+
+    def best(kind: str) -> Best | None:
+        found: Best | None = tree.get(kind)
+        if found is None or diverged is not None:
+            return found
+        return found._replace(step=int(found.step), value=found.value[()])
+
+    last, scheduled = best("best"), best("scheduled")
+    scheduled = last if scheduled is None else scheduled
     if diverged is not None:
-        return FitManyResult(tree["state"], history, diverged, False, *seconds, settings)
-    bests = {kind: tree[kind] for kind in wanted if kind != "state"}
-    found = {kind: Best(int(step), value[()], params) for kind, (step, value, params) in bests.items()}
-    best = found.get("best")
-    return FitResult(
-        tree["state"], history, False, *seconds, best, False, found.get("scheduled", best), settings
-    )
+        return FitManyResult(
+            tree["state"], history, diverged, False, *seconds, settings, last, None, scheduled
+        )
+    return FitResult(tree["state"], history, False, *seconds, last, False, scheduled, settings)
 
 
 def _metric(column: str, curves: dict[str, dict[str, Any]]) -> Any:

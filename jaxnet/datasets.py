@@ -1,8 +1,8 @@
-"""Handwritten digits, MNIST, Fashion-MNIST and your own arrays, as plain NumPy arrays.
+"""Handwritten digits, MNIST, Fashion-MNIST, your own arrays, tables and images, as plain NumPy arrays.
 
 Every loader returns `((x_train, t_train), (x_test, t_test))`: x float32 [n, d]; t int32 labels [n], or
-one-hot rows, float32 [n, classes], with `one_hot_label=True`. With `normalize=False`, x keeps the bytes as
-uint8.
+one-hot rows, float32 [n, classes], with `one_hot_label=True`; with `task="regression"` numbers, float32 [n]
+or [n, outputs]. With `normalize=False`, x keeps the bytes as uint8.
 
 The four files of MNIST and of Fashion-MNIST are looked for in this order:
 
@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -36,10 +36,14 @@ from jaxnet import _arrays, _extras
 __all__ = [
     "CLASS_NAMES",
     "Split",
+    "class_names",
+    "folds",
     "input_scale",
     "load",
+    "load_csv",
     "load_digits",
     "load_fashion_mnist",
+    "load_images",
     "load_mnist",
     "load_npz",
     "read_idx",
@@ -49,6 +53,7 @@ __all__ = [
 _Path: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Split: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
+Task: TypeAlias = Literal["classification", "regression"]
 
 _DIGITS = tuple("0123456789")
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -116,7 +121,7 @@ _CONNECT_READ_TIMEOUT_S = (15.0, 60.0)
 _FEW_CLASSES = 100  # up to which it does not matter that some have no examples
 _NO_CLASSES = (
     "number the classes that occur, as np.unique(t, return_inverse=True)[1] does, or, for a regression, "
-    "train with jaxnet.fit and a loss such as the mean square"
+    "load with task='regression'"
 )
 _log = logging.getLogger(__name__)
 
@@ -127,47 +132,89 @@ def load(
     *,
     normalize: bool = True,
     one_hot_label: bool = False,
+    task: Task = "classification",
+    target: str | None = None,
 ) -> Split:
-    """Load "digits", "mnist", "fashion-mnist", or the path of your own `.npz` file.
+    """Load "digits", "mnist", "fashion-mnist", or your own `.npz` or `.csv` file or folder of images.
 
-    `directory` is the folder of the four files of MNIST or Fashion-MNIST. Raises ValueError for another name,
-    or for `directory` with a dataset that takes none, and whatever that dataset's own loader raises.
+    `directory` is the folder of the four files of MNIST or Fashion-MNIST; `target` the column of a `.csv`
+    file that is t, the last one by default; `task` what t is in your own `.npz` or `.csv` file. Raises
+    ValueError for another name, or for what a dataset does not take, and whatever its own loader raises.
 
     >>> (x_train, t_train), (x_test, t_test) = load("digits")
     >>> x_train.shape, t_test.shape
     ((1437, 64), (360,))
     """
     name = os.fspath(name_or_path)
-    if name in _SOURCES:
-        return _load_published(name, directory, normalize, one_hot_label)
-    is_npz = name.lower().endswith(".npz")
-    if name != "digits" and not is_npz:
-        close = difflib.get_close_matches(name.lower(), CLASS_NAMES, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(
-            f"expected {', '.join(map(repr, CLASS_NAMES))} or a path ending in .npz, got {name!r}{hint}"
-        )
-    if directory is not None:
+    kind = _kind(name)
+    if directory is not None and kind != "published":
         raise ValueError(f"directory is for {' and '.join(map(repr, _SOURCES))} only, got it with {name!r}")
-    if is_npz:
-        return load_npz(name, normalize=normalize, one_hot_label=one_hot_label)
+    if target is not None and kind != "csv":
+        raise ValueError(f"target is of .csv files, got it with {name!r}")
+    if task != "classification" and kind not in ("npz", "csv"):
+        raise ValueError(f"task {task!r} is of .npz and .csv files, got it with {name!r}")
+    if kind == "published":
+        return _load_published(name, directory, normalize, one_hot_label)
+    if kind == "npz":
+        return load_npz(name, normalize=normalize, one_hot_label=one_hot_label, task=task)
+    if kind == "csv":
+        return load_csv(name, target=target, one_hot_label=one_hot_label, task=task)
+    if kind == "images":
+        return load_images(name, normalize=normalize, one_hot_label=one_hot_label)
     return load_digits(normalize=normalize, one_hot_label=one_hot_label)
+
+
+def _kind(name: str) -> str:
+    """Return what `load` takes a name for."""
+    if name in _SOURCES:
+        return "published"
+    if name == "digits":
+        return name
+    if (suffix := Path(name).suffix.lower()) in (".npz", ".csv"):
+        return suffix[1:]
+    if Path(name).expanduser().is_dir():
+        return "images"
+    close = difflib.get_close_matches(name.lower(), CLASS_NAMES, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(
+        f"expected {', '.join(map(repr, CLASS_NAMES))} or a path ending in .npz or .csv, or a folder of "
+        f"images, got {name!r}{hint}"
+    )
 
 
 def input_scale(name_or_path: _Path) -> float:
     """Return what `load` multiplies the raw inputs of a dataset by, such as 1/255 for bytes.
 
-    Raises what `load` raises for an `.npz` file that cannot be read.
+    Raises what `load` raises for a file that cannot be read.
 
     >>> input_scale("digits")
     0.0625
     """
     name = os.fspath(name_or_path)
-    if name == "digits":
+    kind = _kind(name)
+    if kind == "digits":
         return 1 / 16
-    if name in _SOURCES or _read_npz(Path(name).expanduser())[0]["x_train"].dtype == np.uint8:
+    if kind in ("published", "images"):
         return 1 / 255
-    return 1.0
+    is_bytes = kind == "npz" and _read_npz(Path(name).expanduser())[0]["x_train"].dtype == np.uint8
+    return 1 / 255 if is_bytes else 1.0
+
+
+def class_names(name_or_path: _Path, *, target: str | None = None) -> tuple[str, ...] | None:
+    """Return the names of the labels 0, 1 ... that `load` gives, None where they have none.
+
+    Raises what `load` raises.
+
+    >>> class_names("digits")[:3]
+    ('0', '1', '2')
+    """
+    name = os.fspath(name_or_path)
+    kind = _kind(name)
+    if kind == "csv":
+        return _named_labels(_read_csv(Path(name).expanduser(), target)[1], name)[1]
+    if kind == "images":
+        return tuple(_image_folders(Path(name).expanduser())[1])
+    return CLASS_NAMES.get(name)
 
 
 def load_digits(*, normalize: bool = True, one_hot_label: bool = False) -> Split:
@@ -210,12 +257,15 @@ def load_fashion_mnist(
     return _load_published("fashion-mnist", directory, normalize, one_hot_label)
 
 
-def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False) -> Split:
+def load_npz(
+    path: _Path, *, normalize: bool = True, one_hot_label: bool = False, task: Task = "classification"
+) -> Split:
     """Load your own arrays from an `.npz` file: x_train and t_train, and x_test and t_test if it has them.
 
     x [n, ...] is flattened to [n, d]: uint8 is divided by 255 (and kept as it is without `normalize`), other
     real numbers are cast to float32 as they are. t holds integer labels [n] from 0, or one-hot rows [n,
-    classes]; y_train and y_test will do for t_train and t_test. Without test arrays, a fixed shuffle puts
+    classes], or for a regression numbers [n] or [n, outputs], cast to float32; y_train and y_test will do for
+    t_train and t_test. Without test arrays, a fixed shuffle puts
     four fifths in train and the rest in test. Nothing is unpickled; other arrays are named on the log.
 
     Raises ValueError (not an npz file, damaged, an array missing or empty, shapes that disagree, NaN or
@@ -230,25 +280,29 @@ def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False
     >>> x_train.shape, t_train.shape, x_test.shape, t_test.shape
     ((8, 4), (8,), (2, 4), (2,))
     """
+    _check_task(task, one_hot_label)
     arrays, unknown = _read_npz(Path(path).expanduser())
     if unknown:
         _log.warning("%s: not used: %s", path, ", ".join(unknown))
     parts = [part for part in ("train", "test") if f"x_{part}" in arrays]
     xs = [_features(arrays[f"x_{part}"], f"{path}: x_{part}", normalize) for part in parts]
-    ts, widths = zip(*(_labels(arrays[f"t_{part}"], f"{path}: t_{part}") for part in parts), strict=True)
+    if task == "regression":
+        ts = tuple(_numbers(arrays[f"t_{part}"], f"{path}: t_{part}") for part in parts)
+        widths = tuple(t.shape[1:] for t in ts)
+        if len(set(widths)) > 1:
+            raise ValueError(f"{path}: expected t_test with the outputs of t_train, got {widths}")
+    else:
+        ts, widths = zip(*(_labels(arrays[f"t_{part}"], f"{path}: t_{part}") for part in parts), strict=True)
     for part, x, t in zip(parts, xs, ts, strict=True):
         if len(x) != len(t):
             raise ValueError(f"{path}: expected t_{part} as long as x_{part}, {len(x)} rows, got {len(t)}")
-    if not any(widths):
-        _check_classes(np.concatenate(ts), f"{path}: t_train")
-    classes = max(*widths, *(int(t.max()) + 1 for t in ts))
-    examples = [(x, _targets(t, classes, one_hot_label)) for x, t in zip(xs, ts, strict=True)]
-    if len(examples) == 1:
-        if len(xs[0]) < 2:
-            raise ValueError(
-                f"{path}: expected 2 rows or more to split into train and test, got {len(xs[0])}"
-            )
-        return _split(*examples[0])
+    if task == "classification":
+        if not any(widths):
+            _check_classes(np.concatenate(ts), f"{path}: t_train")
+        classes = max(*widths, *(int(t.max()) + 1 for t in ts))
+        ts = tuple(_targets(t, classes, one_hot_label) for t in ts)
+    if len(xs) == 1:
+        return _split(xs[0], ts[0], path)
     features, got = (x.shape[1] for x in xs)
     if features != got:
         raise ValueError(f"{path}: expected x_test with the {features} features of x_train, got {got}")
@@ -257,7 +311,160 @@ def load_npz(path: _Path, *, normalize: bool = True, one_hot_label: bool = False
         raise TypeError(
             f"{path}: expected x_train and x_test both uint8 or neither, got {types[0]} and {types[1]}"
         )
-    return examples[0], examples[1]
+    return (xs[0], ts[0]), (xs[1], ts[1])
+
+
+def load_csv(
+    path: _Path, *, target: str | None = None, one_hot_label: bool = False, task: Task = "classification"
+) -> Split:
+    """Load a table of comma-separated values with names in its first line (needs pandas, extra `[tables]`).
+
+    target: the column that is t, by default the last; every other is a feature, of numbers. For classes, the
+    values of the target that occur are numbered in their order, text by the alphabet: `class_names` says
+    which. A fixed shuffle puts four fifths in train and the rest in test.
+
+    Raises ValueError (no table, no such column, a cell without a value, a target that is no classes),
+    TypeError (a feature or a regression's target that is not numbers) and ImportError without pandas; each
+    message names the file and the column.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "mine.csv").write_text("size,kind\\n" + "1.5,cat\\n3,dog\\n" * 5)
+    ...     (x_train, t_train), test = load_csv(f"{folder}/mine.csv")
+    >>> x_train.shape, t_train[:4], len(test[0])
+    ((8, 1), array([0, 0, 0, 1], dtype=int32), 2)
+    """
+    _check_task(task, one_hot_label)
+    frame, column = _read_csv(Path(path).expanduser(), target)
+    for name, values in frame.items():
+        if values.dtype.kind not in "buif":
+            wanted = f"numbers in all columns but {column.name!r}, the target"
+            raise TypeError(f"{path}: expected {wanted}, got text in {name!r}")
+        if values.isna().any():
+            row = int(values.isna().argmax())
+            raise ValueError(f"{path}: expected a value in each row, got none in row {row} of {name!r}")
+    x = _features(frame.to_numpy(np.float64), str(path), False)
+    if task == "regression":
+        return _split(x, _numbers(column.to_numpy(), f"{path}: {column.name}"), path)
+    labels, names = _named_labels(column, str(path))
+    return _split(x, _targets(labels, len(names), one_hot_label), path)
+
+
+def load_images(folder: _Path, *, normalize: bool = True, one_hot_label: bool = False) -> Split:
+    """Load a folder that has one of images for each class (needs Pillow, extra `[images]`).
+
+    The classes are numbered in the alphabetical order of their folders: `class_names` says which. x is [n,
+    rows · columns] of grey images and [n, rows · columns · 3] of coloured ones: float32 in 0..1, or uint8
+    without `normalize`. A folder that has only `train` and `test`, each with one for each class, says which
+    images are which; else a fixed shuffle puts four fifths in train.
+
+    Raises ValueError (no classes or images, a file that is no image of 8 bits, images of different sizes) and
+    ImportError without Pillow; each message names the file.
+    """
+    pillow = _extras.require("PIL.Image", "folders of images need", "images")
+    parts, names = _image_folders(Path(folder).expanduser())
+    first, examples = None, []
+    for part in parts:
+        images, labels = [], []
+        for label, name in enumerate(names):
+            for path in sorted((part / name).iterdir()) if (part / name).is_dir() else ():
+                if path.name.startswith("."):
+                    continue
+                image = _read_image(path, pillow)
+                first = first or (path, image.shape)
+                if image.shape != first[1]:
+                    expected, got = _shape(first[1]), _shape(image.shape)
+                    raise ValueError(f"{path}: expected {expected}, as {first[0].name} has, got {got}")
+                images.append(image.reshape(-1))
+                labels.append(label)
+        if not images:
+            raise ValueError(f"{part}: expected images in the folders of its classes, got none")
+        x = _scaled(np.stack(images), 255, normalize)
+        examples.append((x, _targets(np.array(labels), len(names), one_hot_label)))
+    return (examples[0], examples[1]) if len(examples) == 2 else _split(*examples[0], folder)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) + (" grey" if len(shape) == 2 else "") + " pixels"
+
+
+def _image_folders(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the folder, or those of train and test in it, and the names of the classes."""
+
+    def folders(path: Path) -> list[str]:
+        return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    found = folders(folder)
+    parts = [folder / "train", folder / "test"] if found == ["test", "train"] else [folder]
+    names = folders(parts[0])
+    if len(names) < 2:
+        raise ValueError(f"{parts[0]}: expected a folder for each class, got {', '.join(names) or 'none'}")
+    if unknown := sorted(set(folders(parts[-1])) - set(names)):
+        raise ValueError(f"{parts[-1]}: expected the classes of train, {', '.join(names)}, got {unknown[0]}")
+    return parts, names
+
+
+def _read_image(path: Path, pillow: Any) -> Array:
+    """Return the bytes [rows, columns] or [rows, columns, 3] of an image."""
+    try:
+        with pillow.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"a mode of more than 8 bits, {image.mode}")
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected an image of 8 bits, got {' '.join(str(error).split())}") from None
+
+
+def _read_csv(path: Path, target: str | None) -> tuple[Any, Any]:
+    """Return the columns of features and that of the target."""
+    pandas = _extras.require("pandas", ".csv files need", "tables")
+    try:
+        frame = pandas.read_csv(path)
+    except ValueError as error:  # pandas' own and that of bytes that are no text
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: expected comma-separated values, got what cannot be read ({reason})"
+        ) from None
+    names = list(frame.columns)
+    if len(names) < 2 or not len(frame):
+        raise ValueError(f"{path}: expected two columns or more, and rows, got {len(names)} and {len(frame)}")
+    if target is not None and target not in names:
+        raise ValueError(f"{path}: expected a column {target!r}, got {', '.join(map(repr, names))}")
+    column = frame[names[-1] if target is None else target]
+    if column.isna().any():
+        raise ValueError(
+            f"{path}: expected a value in each row of the target, {column.name!r}, got none in row "
+            f"{int(column.isna().argmax())}"
+        )
+    return frame.drop(columns=[column.name]), column
+
+
+def _named_labels(column: Any, path: str) -> tuple[Array, tuple[str, ...]]:
+    """Return the values of a column as numbers from 0, and what they stand for."""
+    values, name = column.to_numpy(), f"{path}: {column.name}"
+    text = values if values.dtype.kind in "buif" else values.astype(str)
+    names, labels = np.unique(text, return_inverse=True)
+    if values.dtype.kind == "f" and ((names != np.rint(names)).any() or len(names) > _FEW_CLASSES):
+        raise TypeError(f"{name}: expected classes, got {len(names)} different {values.dtype}; {_NO_CLASSES}")
+    _check_classes(labels, name)
+    return labels, tuple(map(str, names.tolist()))
+
+
+def _numbers(t: Array, name: str) -> Array:
+    """Check the targets of a regression; return them as float32 [n] or [n, outputs]."""
+    if t.dtype.kind not in "buif":
+        raise TypeError(f"{name}: expected real numbers, got {t.dtype}")
+    if t.ndim not in (1, 2):
+        raise ValueError(f"{name}: expected numbers [n] or [n, outputs], got shape {t.shape}")
+    found = _features(t.astype(np.float64), name, False)
+    return found[:, 0] if found.shape[1] == 1 else found
+
+
+def _check_task(task: str, one_hot_label: bool) -> None:
+    if task not in get_args(Task):
+        raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+    if task == "regression" and one_hot_label:
+        raise ValueError("one_hot_label is of classes, got it with task 'regression'")
 
 
 def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str | None = None) -> Array:
@@ -277,16 +484,29 @@ def read_idx(path: _Path, *, shape: tuple[int, ...] | None = None, sha256: str |
     return _parse_idx(raw, _IdxFile(str(path), () if shape is None else shape, sha256))
 
 
-def split(examples: tuple[ArrayLike, ArrayLike], fraction: float, seed: int = 0) -> Split:
+def split(
+    examples: tuple[ArrayLike, ArrayLike],
+    fraction: float,
+    seed: int = 0,
+    *,
+    stratify: ArrayLike | None = None,
+) -> Split:
     """Split examples `(x, t)` at random into the rest and a `fraction` of them, held out for validation.
 
     The same seed gives the same split, in NumPy arrays; rows of x and t belong together by their position.
-    Raises ValueError for a fraction that is not between 0 and 1 or leaves either part empty, and for x and t
-    that are not as long; TypeError for what is not numbers.
+    stratify: labels [n] (or rows), such as t itself, whose classes keep their shares in both parts: each
+    class's number is rounded by the largest remainder, as scikit-learn's `train_test_split` does.
+
+    Raises ValueError for a fraction that is not between 0 and 1 or leaves either part empty, for x, t and
+    stratify that are not as long, and for a class to stratify by with a single example; TypeError for what is
+    not numbers.
 
     >>> train, validation = split((np.arange(10.0), np.arange(10)), 0.2)
     >>> len(train[0]), validation[1]
     (8, array([0, 5]))
+    >>> t = np.arange(10) // 8
+    >>> split((np.arange(10.0), t), 0.5, stratify=t)[1][1].tolist()
+    [0, 1, 0, 0, 0]
     """
     x, t = map(np.asarray, _arrays.as_pair(examples, "examples"))
     held_out = round(len(x) * fraction) if 0 < fraction < 1 else 0
@@ -294,7 +514,55 @@ def split(examples: tuple[ArrayLike, ArrayLike], fraction: float, seed: int = 0)
         raise ValueError(
             f"fraction must be between 0 and 1 and leave examples in both parts, got {fraction} of {len(x)}"
         )
-    return _parts(x, t, held_out, seed)
+    if stratify is None:
+        return _parts(x, t, held_out, seed)
+    rows = _shuffled_by_class(stratify, len(x), 2, seed)
+    shares = np.array([len(of_class) for of_class in rows]) * held_out / len(x)
+    counts = shares.astype(int)
+    counts[np.argsort(counts - shares, kind="stable")[: held_out - counts.sum()]] += 1
+    chosen = np.concatenate([of_class[:count] for of_class, count in zip(rows, counts, strict=True)])
+    return _held_out(x, t, chosen, seed)
+
+
+def folds(
+    examples: tuple[ArrayLike, ArrayLike], k: int = 5, seed: int = 0, *, stratify: ArrayLike | None = None
+) -> Iterator[Split]:
+    """Yield k splits of examples `(x, t)`, each as `split` returns one, that hold out every example once.
+
+    Their sizes differ by one at most, and with `stratify` those of each class too, as those of scikit-learn's
+    `StratifiedKFold` do; the same seed gives the same folds.
+
+    Raises ValueError for a k below 2 or above the number of examples, or of those of a class to stratify by,
+    and what `split` raises.
+
+    >>> [held_out[1].tolist() for _, held_out in folds((np.arange(5.0), np.arange(5)), 2)]
+    [[2, 1, 4], [0, 3]]
+    """
+    x, t = map(np.asarray, _arrays.as_pair(examples, "examples"))
+    if not 2 <= k <= len(x):
+        raise ValueError(f"k must be in 2..{len(x)}, the number of examples, got {k}")
+    classes = np.zeros(len(x), int) if stratify is None else stratify
+    # Dealt out one after the other, class after class.
+    dealt = np.concatenate(_shuffled_by_class(classes, len(x), k, seed))
+    return (_held_out(x, t, dealt[i::k], seed) for i in range(k))
+
+
+def _shuffled_by_class(labels: ArrayLike, num_examples: int, at_least: int, seed: int) -> list[Array]:
+    """Return the shuffled rows of each class, each with as many examples as that at least."""
+    labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or len(labels) != num_examples:
+        raise ValueError(f"stratify must be a label of each of {num_examples} examples, got {labels.shape}")
+    names, classes = np.unique(labels, axis=0, return_inverse=True)
+    order = np.random.RandomState(seed).permutation(num_examples)
+    classes = classes.reshape(-1)[order]  # NumPy 2.0 alone gives [n, 1]
+    rows = [order[classes == index] for index in range(len(names))]
+    fewest = min(range(len(rows)), key=lambda index: len(rows[index]))
+    if len(rows[fewest]) < at_least:
+        raise ValueError(
+            f"stratify must have {at_least} examples of each class or more, got {len(rows[fewest])} of class "
+            f"{names[fewest].tolist()}"
+        )
+    return rows
 
 
 def _parse_idx(raw: bytes, file: _IdxFile) -> Array:
@@ -507,14 +775,23 @@ def _targets(labels: Array, classes: int, one_hot_label: bool) -> Array:
     return one_hot
 
 
-def _split(x: Array, t: Array) -> Split:
+def _split(x: Array, t: Array, path: _Path = "digits") -> Split:
     """Shuffle and split, four fifths to one fifth, always alike."""
+    if len(x) < 2:
+        raise ValueError(f"{path}: expected 2 rows or more to split into train and test, got {len(x)}")
     return _parts(x, t, len(x) - len(x) * 4 // 5, 0)
 
 
 def _parts(x: Array, t: Array, held_out: int, seed: int) -> Split:
     # RandomState's stream never changes between NumPy versions; a Generator's may (NEP 19).
-    rest, chosen = np.split(np.random.RandomState(seed).permutation(len(x)), [len(x) - held_out])
+    return _held_out(x, t, np.random.RandomState(seed).permutation(len(x))[len(x) - held_out :], seed)
+
+
+def _held_out(x: Array, t: Array, chosen: Array, seed: int) -> Split:
+    """Return the other rows and the chosen ones, both shuffled."""
+    order = np.random.RandomState(seed).permutation(len(x))
+    held = np.isin(order, chosen)
+    rest, chosen = order[~held], order[held]
     return (_rows(x, rest), t[rest]), (_rows(x, chosen), t[chosen])
 
 

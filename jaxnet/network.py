@@ -18,6 +18,7 @@ from jaxtyping import Float, Num, PRNGKeyArray
 from jaxnet import differentiation
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
+from jaxnet.metrics import mean_squared_error
 
 ActivationName = Literal["sigmoid", "relu", "tanh"]
 
@@ -129,6 +130,56 @@ def loss(
     """
     outputs = logits(params, x, activation=activation, dtype=dtype)
     return softmax_cross_entropy(outputs, t, class_weight=class_weight, sample_weight=sample_weight)
+
+
+def squared_loss(
+    params: Params,
+    x: Num[ArrayLike, "*batch features"],
+    t: Num[ArrayLike, "..."] | list[Any],
+    *,
+    activation: ActivationName = "sigmoid",
+    sample_weight: Num[ArrayLike, " n"] | list[Any] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, ""]:
+    """Return the mean squared error of a regression, whose predictions are the `logits`.
+
+    t: [n], where the last layer has one unit, or [n, outputs]. With sample_weight it is the weighted mean.
+    Raises as `logits`, and for targets and weights as `metrics.mean_squared_error`.
+    """
+    outputs = logits(params, x, activation=activation, dtype=dtype)
+    return mean_squared_error(outputs, t, sample_weight=sample_weight)
+
+
+def rescaled(
+    params: Params,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    *,
+    input_mean: Num[ArrayLike, " features"] | float = 0.0,
+    input_std: Num[ArrayLike, " features"] | float = 1.0,
+) -> Params:
+    """Return the parameters whose logits of x are `scale · logits + shift` of `(x - input_mean) / input_std`.
+
+    A network trained on standardised inputs and targets so becomes one of inputs and targets in their own
+    units, with the standardisation in its weights.
+
+    >>> params = init(jax.random.key(0), (1, 2, 1))
+    >>> logits(rescaled(params, 0.0, 7.0), jnp.ones(1))
+    Array([7.], dtype=float32)
+    """
+
+    def folded(layer: Dense, mean: ArrayLike, std: ArrayLike, scale: float, shift: float) -> Dense:
+        wide = np.asarray(layer.weight, np.float64) / np.reshape(np.asarray(std, np.float64), (-1, 1)) * scale
+        old = 0.0 if layer.bias is None else np.asarray(layer.bias, np.float64)
+        bias = old * scale + shift - np.broadcast_to(np.asarray(mean, np.float64), len(wide)) @ wide
+        dtype = layer.weight.dtype
+        return Dense(jnp.asarray(wide, dtype), jnp.asarray(bias, dtype))
+
+    first, *rest = params
+    if not rest:
+        return (folded(first, input_mean, input_std, scale, shift),)
+    *middle, last = rest
+    return (folded(first, input_mean, input_std, 1.0, 0.0), *middle, folded(last, 0.0, 1.0, scale, shift))
 
 
 def accuracy(

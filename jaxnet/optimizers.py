@@ -1,32 +1,93 @@
 """Optimizers and learning rate schedules by name, all of them optax's."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+_OWN = ("sgd", "momentum", "nesterov")  # of which optax has one function
+_OPTAX = (
+    *(
+        "adam",
+        "adamw",
+        "adabelief",
+        "adadelta",
+        "adafactor",
+        "adagrad",
+        "adamax",
+        "adamaxw",
+        "adan",
+        "amsgrad",
+    ),
+    *(
+        "fromage",
+        "lamb",
+        "lars",
+        "lbfgs",
+        "lion",
+        "nadam",
+        "nadamw",
+        "noisy_sgd",
+        "novograd",
+        "optimistic_adam_v2",
+    ),
+    *("optimistic_gradient_descent", "polyak_sgd", "radam", "rmsprop", "rprop", "sign_sgd", "sm3", "yogi"),
+)
+OPTIMIZERS = _OWN + tuple(name for name in _OPTAX if hasattr(optax, name))
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
-LEARNING_RATES = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "adam": 0.001, "adamw": 0.001}
-WEIGHT_DECAYS = dict.fromkeys(OPTIMIZERS, 0.0) | {"adamw": 1e-4}  # optax's own defaults
+LEARNING_RATES = dict.fromkeys(OPTIMIZERS, 0.001) | {
+    **{
+        "sgd": 0.1,
+        "momentum": 0.01,
+        "nesterov": 0.01,
+        "noisy_sgd": 0.01,
+        "optimistic_gradient_descent": 0.01,
+    },
+    **{"adadelta": 1.0, "adagrad": 0.01, "lbfgs": 1.0, "lion": 1e-4, "polyak_sgd": 1.0, "sm3": 0.1},
+}
+_WITHOUT_SCHEDULE = ("polyak_sgd", "rprop", "sm3")  # optax asks for a number there
+
+
+def _function(name: str) -> Callable[..., optax.GradientTransformation]:
+    """Return optax's function of that name; its first parameter is the learning rate."""
+    if name in ("momentum", "nesterov"):
+        return partial(optax.sgd, nesterov=name == "nesterov")
+    function: Callable[..., optax.GradientTransformation] = getattr(optax, name)
+    return function
+
+
+def _default(name: str, parameter: str) -> Any:
+    """Return what optax has for a parameter, None where it has no such."""
+    found = inspect.signature(_function(name)).parameters.get(parameter)
+    return None if found is None else found.default
+
+
+WEIGHT_DECAYS: dict[str, float] = {name: _default(name, "weight_decay") or 0.0 for name in OPTIMIZERS}
 
 
 def optimizer(
     name: str,
     learning_rate: ArrayLike | None = None,
     *,
-    momentum: ArrayLike = 0.9,
+    momentum: ArrayLike | None = None,
     weight_decay: ArrayLike | None = None,
     schedule: str = "constant",
     steps: int | None = None,
     warmup_steps: int | None = None,
+    **options: Any,
 ) -> optax.GradientTransformation:
     """Return the optax optimizer of that name; None stands for `LEARNING_RATES[name]`, `WEIGHT_DECAYS[name]`.
 
-    momentum: of "momentum" and "nesterov". weight_decay: added, times the parameters, to the gradient, as L2
-    regularisation is; "adamw" applies it apart from the gradient, scaled by the learning rate alone.
+    name: one of `OPTIMIZERS`, optax's own names but for "momentum" and "nesterov", which are its `sgd` with a
+    momentum of 0.9 by default. options: what else optax's function takes, such as `b1=0.95`.
+
+    momentum: of those two, and of others of optax that have it. weight_decay: added, times the parameters, to
+    the gradient, as L2 regularisation is; those that have one of their own, such as "adamw", apply it apart
+    from the gradient, scaled by the learning rate alone.
 
     schedule: "constant"; "cosine", down to zero after `steps`; "warmup_cosine", up from zero over
     `warmup_steps` (a twentieth of `steps` by default), and then so. The learning rate, momentum and
@@ -34,7 +95,9 @@ def optimizer(
 
     Raises:
         ValueError: an unknown name or schedule, a rate that is not positive, a momentum outside 0..1, a
-            negative weight_decay, a schedule without `steps`, or a warm-up not shorter than `steps`.
+            negative weight_decay, a schedule without `steps` or of an optimizer that takes none, or a warm-up
+            not shorter than `steps`.
+        TypeError: an option that optax's function does not take.
 
     >>> import jax.numpy as jnp
     >>> adam = optimizer("adam", 0.01, schedule="cosine", steps=100)
@@ -48,18 +111,28 @@ def optimizer(
     rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
     decay = WEIGHT_DECAYS[name] if weight_decay is None else weight_decay
     _check("learning_rate", rate, "positive", lambda value: 0 < value < float("inf"))
-    _check("momentum", momentum, "in 0..1, without 1", lambda value: 0 <= value < 1)
+    if momentum is not None:
+        _check("momentum", momentum, "in 0..1, without 1", lambda value: 0 <= value < 1)
     _check("weight_decay", decay, "finite and not negative", lambda value: 0 <= value < float("inf"))
-    scheduled = _schedule(schedule, rate, steps, warmup_steps)
-    if name == "adamw":
-        return optax.adamw(scheduled, weight_decay=decay)
-    if name == "adam":
-        chosen = optax.adam(scheduled)
-    elif name == "sgd":
-        chosen = optax.sgd(scheduled)
-    else:
-        chosen = optax.sgd(scheduled, momentum=momentum, nesterov=name == "nesterov")
-    if not isinstance(decay, jax.core.Tracer) and decay == 0:
+    if schedule != "constant" and name in _WITHOUT_SCHEDULE:
+        raise ValueError(f"schedule must be constant for {name}, got {schedule!r}")
+    function = _function(name)
+    parameters = inspect.signature(function).parameters
+    if unknown := sorted(set(options) - set(parameters)):
+        raise TypeError(
+            f"{name} takes {', '.join(list(parameters)[1:]) or 'no options'}, got {', '.join(unknown)}"
+        )
+    if name in ("momentum", "nesterov"):
+        options["momentum"] = 0.9 if momentum is None else momentum
+    elif name != "sgd" and momentum is not None and "momentum" in parameters:
+        options["momentum"] = momentum
+    if "key" in parameters:
+        options.setdefault("key", jax.random.key(0))
+    own_decay = "weight_decay" in parameters
+    if own_decay:
+        options["weight_decay"] = decay
+    chosen = function(_schedule(schedule, rate, steps, warmup_steps), **options)
+    if own_decay or (not isinstance(decay, jax.core.Tracer) and decay == 0):
         return chosen
     return optax.chain(optax.add_decayed_weights(decay), chosen)
 

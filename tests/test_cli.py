@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
 
 import reference_numpy
 from jaxnet import checkpoints, cli, datasets, network
@@ -103,6 +105,74 @@ def test_your_own_arrays(tmp_path, rng, capsys):
     assert "3-50-3, sgd at 0.1, 2000 steps: test accuracy 1.0000" in capsys.readouterr().out
 
 
+@pytest.fixture
+def diabetes(tmp_path):
+    """A table of scikit-learn's diabetes in its own units, beside a column that says nothing."""
+    frame = load_diabetes(as_frame=True, scaled=False).frame
+    frame.insert(0, "constant", 7.0)
+    frame.to_csv(tmp_path / "diabetes.csv", index=False)
+    return tmp_path / "diabetes.csv"
+
+
+def test_a_regression_of_a_table(diabetes, tmp_path, capsys):
+    options = ["train", "--data", str(diabetes), "--task", "regression", "--eval-every", "100"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli.main([*options, "--steps", "300", "--out", str(whole)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("train r2, test r2 | ") and "11-50-1, sgd at 0.1, 300 steps: test r2 0." in out
+    assert (whole / "r2.png").exists()
+    assert cli.main([*options, "--steps", "150", "--out", str(cut)]) == 0
+    assert cli.main(["train", "--resume", "--out", str(cut), "--steps", "300"]) == 0
+    summary = json.loads((whole / "summary.json").read_text())
+    again = json.loads((cut / "summary.json").read_text())
+    scores = {"test_r2": r2_score, "test_mean_squared_error": mean_squared_error}
+    scores["test_mean_absolute_error"] = mean_absolute_error
+    assert {name: again[name] for name in scores} == {name: summary[name] for name in scores}
+    # What is saved takes inputs as they are in the table, and answers in units of its target.
+    _, (x, t) = datasets.load(diabetes, task="regression")
+    exported = checkpoints.load_params(whole / "params.safetensors")
+    assert exported[1:] == ((11, 50, 1), "sigmoid", 1.0, None)
+    predicted = network.logits(exported.params, x)[:, 0]
+    assert summary["test_r2"] > 0.5
+    for name, score in scores.items():
+        assert summary[name] == pytest.approx(score(t, predicted), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "regression", "--class-weights", "balanced"], "--class-weights and --metrics are of cl"),
+        (
+            ["--task", "regression", "--metrics", "f1"],
+            "--class-weights and --metrics are of classes, got them",
+        ),
+        (["--task", "regression", "--target", "size"], "expected a column 'size', got 'constant', 'age', "),
+        ([], "target: expected classes, got 214 different float64; number the classes"),
+    ],
+)
+def test_options_that_do_not_fit_a_table(options, message, diabetes, tmp_path, capsys):
+    assert cli.main(["train", "--data", str(diabetes), "--out", str(tmp_path / "run"), *options]) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_of_classes_and_metrics_by_name(tmp_path, capsys):
+    frame = load_iris(as_frame=True).frame
+    frame.insert(0, "kind", np.array(["one", "two", "three"])[frame.pop("target")])
+    frame.to_csv(tmp_path / "iris.csv", index=False)
+    options = ["--data", str(tmp_path / "iris.csv"), "--target", "kind", "--metrics", "f1_macro", "roc_auc"]
+    more = ["--steps", "200", "--eval-every", "100", "--hidden", "10", "--activation", "tanh"]
+    assert cli.main(["train", *options, *more, "--out", str(tmp_path / "run")]) == 0
+    exported = checkpoints.load_params(tmp_path / "run" / "params.safetensors")
+    assert exported.class_names == ("one", "three", "two")
+    _, (x, t) = datasets.load(tmp_path / "iris.csv", target="kind")
+    shares = np.asarray(network.predict(exported.params, x, activation="tanh"))
+    last = history_of(tmp_path / "run")[-1]
+    assert float(last["test_f1_macro"]) == pytest.approx(f1_score(t, shares.argmax(axis=1), average="macro"))
+    area = roc_auc_score(t, shares.astype(float), multi_class="ovr")
+    assert float(last["test_roc_auc"]) == pytest.approx(area)
+
+
 def test_output_into_a_closed_pipe(tmp_path, digits):
     options = f"--data {digits} --eval-every 20 --steps 2000 --out {tmp_path}"
     command = f"{sys.executable} -m jaxnet train {options} | head -n 1"
@@ -164,8 +234,7 @@ def test_a_platform_that_is_not_there():
 
 def test_unknown_data(capsys):
     assert cli.main(["train", "--data", "digit"]) == 2
-    line = one_line(capsys)
-    assert "'digits', 'mnist', 'fashion-mnist' or a path ending in .npz, got 'digit'" in line
+    assert "a path ending in .npz or .csv, or a folder of images, got 'digit'" in one_line(capsys)
 
 
 def test_data_that_is_not_there(tmp_path, capsys):

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib.image import imread
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxnet import _tensors, checkpoints, cli, datasets, network
-from jaxnet.cli import problem
+from jaxnet.cli import options, problem, sweep
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = ["--data", "digits", "--steps", "200", "--eval-every", "50"]
@@ -73,6 +74,27 @@ def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
     assert (folder / "params.safetensors").read_bytes() == params
 
 
+def test_a_sweep_draws_settings_from_ranges(tmp_path, capsys):
+    grid = ["--seeds", "1", "--learning-rate", "0.01:1", "--weight-std", "0.1", "0.2", "--samples", "6"]
+    command = ["sweep", *QUICK, "--steps", "20", *grid, "--out", str(tmp_path / "one")]
+    assert cli.main(command) == 0
+    settings = json.loads((tmp_path / "one" / "config.json").read_text())["settings"]
+    rates = [setting["learning_rate"] for setting in settings]
+    assert len(set(rates)) == 6 and all(0.01 < rate < 1 for rate in rates)
+    assert {setting["weight_std"] for setting in settings} == {0.1, 0.2}
+    assert len(capsys.readouterr().out.splitlines()[0].split()) == 6  # rank, both, test accuracy, diverged
+    assert cli.main(["sweep", "--out", str(tmp_path / "one"), "--resume", "--steps", "30"]) == 0
+    again = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert again["settings"] == settings and again["steps"] == 30
+
+
+def test_ranges_are_drawn_log_uniformly():
+    drawn = sweep._settings({"rate": [options.Range("1e-4:1")], "std": [0.5]}, 4000, 0)
+    logs = np.log10([setting["rate"] for setting in drawn])
+    assert scipy.stats.kstest(logs, scipy.stats.uniform(-4, 4).cdf).pvalue > 0.01
+    assert {setting["std"] for setting in drawn} == {0.5}
+
+
 def test_a_folder_in_use_is_refused(tmp_path, capsys):
     with checkpoints.lock(tmp_path):
         assert cli.main(["sweep", *QUICK, "--out", str(tmp_path), "--overwrite"]) == 2
@@ -105,6 +127,13 @@ def test_settings_that_diverge_rank_last(tmp_path, capsys):
             ["--class-weights", "1", "2"],
             "--class-weights must be 'balanced' or 10 numbers",
         ),
+        (
+            ["--learning-rate", "1:0.1"],
+            "expected a range LOW:HIGH of two positive numbers, the lower first, got '1:0.1'",
+        ),
+        (["--learning-rate", "0:1"], "expected a range LOW:HIGH of two positive numbers"),
+        (["--learning-rate", "0.1:1"], "--samples is of sweeps with a range LOW:HIGH, and they need it: got"),
+        (["--samples", "3"], "--samples is of sweeps with a range LOW:HIGH, and they need it: got none"),
         (["--seed", "4294967295"], "seeds must be below 2**32, got 4 of them from 4294967295"),
     ],
 )

@@ -670,7 +670,7 @@ BAD_ARRAYS = {
     "float labels": (
         mine(t_train=np.arange(6) / 2),
         TypeError,
-        r"t_train: expected integer .*got float64 \(6,\); number .*, or, for a regression, train with",
+        r"t_train: expected integer .*got float64 \(6,\); number .*, or, for a regression, load with task=",
     ),
     "NaN labels": (mine(t_train=np.full(6, np.nan)), TypeError, "t_train: expected integer .*got float64"),
     "labels from 1": (
@@ -815,7 +815,7 @@ def test_load_takes_a_name_or_a_path(cache, tmp_path):
         ("fashion_mnist", "fashion-mnist"),
         ("MNIST", "mnist"),
         ("digit", "digits"),
-        ("a.csv", ""),
+        ("a.tsv", ""),
     ],
 )
 def test_load_of_an_unknown_name_lists_the_choices(name, hint):

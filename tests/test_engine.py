@@ -14,6 +14,7 @@ import jaxnet
 from jaxnet import network, training
 from jaxnet.training import program
 from jaxnet.training import run as runs
+from jaxnet.training.state import Examples, Measure
 from tests.helpers import assert_same_bits, stack
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
@@ -365,12 +366,12 @@ def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():
         )
         return jnp.mean(jnp.tanh(convolved)) + jnp.mean(t)
 
-    kernel, examples = jnp.ones((5, 5, 1, 32)), (jnp.asarray(x), jnp.zeros(4000))
-    chunk = program.chunk_of(metric, kernel, *examples)
+    kernel, examples = jnp.ones((5, 5, 1, 32)), Examples(jnp.asarray(x), jnp.zeros(4000))
+    chunk = program.chunk_of(Measure(metric), (kernel, ()), examples)
     assert 500 < chunk <= 2**26 // (28 * 28 * 32 * 4)
-    settings = {"metrics": (("m", metric),), "many": False}
+    settings = {"metrics": (("m", Measure(metric)),), "many": False}
     programs = [
-        program.program(program.evaluate, kernel, *examples, chunk=n, **settings) for n in (4000, chunk)
+        program.program(program.evaluate, (kernel, ()), examples, chunk=n, **settings) for n in (4000, chunk)
     ]
     whole, parts = (found.result().memory_analysis().temp_size_in_bytes for found in programs)
     assert parts < 2**29 < 2 * whole
@@ -437,9 +438,10 @@ def test_pieces_of_a_history_stay_few():
     task = jaxnet.training.task.check_task(network.loss, {"train": (X, T)}, steps=1000, **settings)
 
     def train(state, first, num_steps):
-        return state, np.arange(first, first + num_steps, dtype=np.float32), np.array(True)
+        record = program.Record(np.arange(first, first + num_steps, dtype=np.float32), {})
+        return state, record, np.array(True)
 
     for _ in range(1000):
         run, _ = runs._extended(run, train, 1, task)
-        assert len(run.losses) <= 10
+        assert len(run.records) <= 10
     np.testing.assert_array_equal(runs.history_of(run, task).loss, np.arange(1000))

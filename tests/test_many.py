@@ -7,6 +7,7 @@ import pytest
 import jaxnet
 from jaxnet import network
 from jaxnet.training import many, program
+from jaxnet.training.state import Examples, Objective
 from tests.helpers import compilations, press_ctrl_c_in_call, stack
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
@@ -114,8 +115,10 @@ def test_shared_batches_make_one_wide_product():
     """The first layer's weights of all networks meet the batch in one matrix product, not in three."""
     state = many.TrainState(stack(*STARTS), optax.sgd(0.1).init(STARTS[0]), jnp.zeros(3, jnp.int32), KEYS[0])
     rows = jnp.zeros((5, 10), jnp.int32)
-    settings = {"loss": network.loss, "optimizer": optax.sgd(0.1), "loss_after_update": False, "at_once": 3}
-    found = program.program(program.run_stretch, state, jnp.int32(5), rows, {}, X, T, plain=False, **settings)
+    settings = {"loss": Objective(network.loss), "optimizer": optax.sgd(0.1), "at_once": 3}
+    settings |= {"plain": False, "loss_after_update": False}
+    examples = Examples(X, T)
+    found = program.program(program.run_stretch, state, jnp.int32(5), rows, {}, examples, **settings)
     assert "f32[15,10]" in found.result().as_text().replace(" ", "")  # 3 of 5 hidden units, 10 examples
 
 
@@ -232,9 +235,9 @@ def test_one_compilation_serves_all_groups_and_the_next_sweep():
         ({"train": (X, T + 1)}, ValueError, r"in the batch of step 0: labels must be in 0\.\.2, got 3"),
         ({"steps": 0}, ValueError, "steps must be positive, got 0"),
         (
-            {"metrics": {"m": lambda p, x, t: x[0]}},
+            {"metrics": {"m": lambda p, x, t: x[:, 0]}},
             TypeError,
-            r"the metric 'm' must return a scalar, got \(4,\)",
+            r"the metric 'm' must reduce over the examples, got shape \[60\] of 60 train examples",
         ),
     ],
 )

@@ -390,8 +390,10 @@ def test_early_stopping_gives_back_the_best_parameters():
 )
 def test_the_rule_of_early_stopping(stopping, expected):
     values = [3.0, np.nan, 2.0, 1.8, 1.8, np.nan]
-    evaluations = [(step, {"validation": {"loss": np.float32(value)}}) for step, value in enumerate(values)]
-    assert runs.best_step(evaluations, stopping) == expected
+    watch = None
+    for step, value in enumerate(values):
+        watch = runs.watched(watch, (step, {"validation": {"loss": np.float32(value)}}), stopping, ())
+    assert (watch.step, watch.waited >= stopping.patience) == expected
 
 
 @pytest.mark.parametrize("step", [1, 5, 11, 35])
@@ -574,16 +576,20 @@ BATCHES = np.zeros((3, 2), int)
             TypeError,
             "metrics must be a mapping of names to functions, got list",
         ),
-        ({"params": {"w": np.arange(3)}}, TypeError, r"params\['w'\] must be floating-point, got int32"),
+        (
+            {"params": {"w": np.arange(3)}},
+            TypeError,
+            r"params must hold floating-point leaves to train, got params\['w'\] int32",
+        ),
         (
             {"train": (X, T.astype(np.int64) + 2**32)},
             ValueError,
             r"train must fit into int32, got 4294967296\.\.4294967298",
         ),
         (
-            {"metrics": {"m": lambda p, x, t: x[0]}},
+            {"metrics": {"m": lambda p, x, t: x[:, 0]}},
             TypeError,
-            r"the metric 'm' must return a scalar, got \(4,\)",
+            r"the metric 'm' must reduce over the examples, got shape \[60\] of 60 train examples",
         ),
         ({"sampling": "x"}, ValueError, "'replacement' or 'shuffle', got 'x'"),
         ({"train": (np.full((3, 2), "a"), T[:3])}, TypeError, "train must be two arrays of numbers"),

@@ -32,7 +32,11 @@ def add_options(add: Add) -> None:
         "hand-written gradient is NAME_gradient, if there is one; without it, the network's loss is checked"
     )
     add("target", nargs="?", metavar="FILE.py:NAME", help=target)
-    add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
+    add(
+        "--data",
+        default="mnist",
+        help="digits, mnist, fashion-mnist, an .npz or .csv file, or a folder of images",
+    )
     add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
     add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
     add("--batch-size", type=whole, default=100, metavar="N", help="examples in the loss")

@@ -21,7 +21,11 @@ def shared() -> Parser:
     """Return a parser of the options that every training command has."""
     parser = Parser(add_help=False)
     add: Add = parser.add_argument
-    add("--data", default="mnist", help="digits, mnist, fashion-mnist, or an .npz file")
+    add(
+        "--data",
+        default="mnist",
+        help="digits, mnist, fashion-mnist, an .npz or .csv file, or a folder of images by class",
+    )
     add("--steps", type=whole, default=training.STEPS, metavar="N", help="mini-batch updates")
     add("--batch-size", type=whole, default=training.BATCH_SIZE, metavar="N", help="examples per update")
     add("--seed", type=seed, default=0, metavar="N", help="of the initial weights and of the batches")
@@ -65,10 +69,39 @@ def not_negative(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number that is not negative, got {text!r}") from None
 
 
-def weight_std(add: Add, **several: str) -> None:
+class Range(str):
+    """Two positive numbers `LOW:HIGH`, between which a sweep draws; in `config.json` it is its text."""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The numbers."""
+        low, high = map(number, self.split(":"))
+        return low, high
+
+
+def ranged(parse: Callable[[str], float]) -> Callable[[str], float | Range]:
+    """Return a parser of what another parses, and of ranges."""
+
+    def parse_either(text: str) -> float | Range:
+        if ":" not in text:
+            return parse(text)
+        try:
+            low, high = Range(text).ends
+        except (ValueError, argparse.ArgumentTypeError):
+            low = high = 0.0
+        if not low < high:
+            raise argparse.ArgumentTypeError(
+                f"expected a range LOW:HIGH of two positive numbers, the lower first, got {text!r}"
+            )
+        return Range(text)
+
+    return parse_either
+
+
+def weight_std(add: Add, parse: Callable[[str], float | Range] = number, **several: str) -> None:
     """Add the option --weight-std."""
     help_ = "of the initial weights; by default 0.01, or 1/sqrt(inputs) for several hidden layers"
-    add("--weight-std", type=number, metavar="STD", default=argparse.SUPPRESS, help=help_, **several)
+    add("--weight-std", type=parse, metavar="STD", default=argparse.SUPPRESS, help=help_, **several)
 
 
 def seed(text: str) -> int:

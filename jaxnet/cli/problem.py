@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -11,23 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet import datasets, network, optimizers
+from jaxnet import datasets, metrics, network, optimizers, training
 from jaxnet.activations import ACTIVATIONS
 from jaxnet.cli import options as parsers
-from jaxnet.cli.options import Add, load, not_negative, number, share, whole
+from jaxnet.cli.options import Add, number, share, whole
 
 _DTYPES = ("float32", "float64", "bfloat16")
+_ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
+_METRICS = ("loss", *(name for name in metrics.METRICS if name not in (*_ERRORS, "confusion_matrix")))
 _OPTIONAL = ("learning_rate", "momentum", "weight_decay")  # of the optimizer; by default its own
+
+
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Problem(NamedTuple):
     """What to train on what, as the options say it."""
 
-    parts: dict[str, tuple[np.ndarray, np.ndarray]]
+    parts: Parts
     sizes: tuple[int, ...]
     loss: Any
     metrics: dict[str, Any]
-    input_scale: float
+    summary: tuple[str, ...]
+    """The metrics that say how good the network is, the first of them in one number."""
+    export: Callable[[network.Params], dict[str, Any]]
+    """What `checkpoints.save_params` takes of params."""
     settings: dict[str, Any]
     """What `config.json` says of all this."""
 
@@ -36,14 +45,15 @@ def add_options(add: Add, *, several: bool) -> None:
     """Add the options; several: those that a sweep goes over take one value or more."""
     more: dict[str, Any] = {"nargs": "+"} if several else {}
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    positive, not_negative = ((parsers.ranged(p) if several else p) for p in (number, parsers.not_negative))
     add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
     add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
-    parsers.weight_std(add, **more)
+    parsers.weight_std(add, positive, **more)
     add("--optimizer", choices=optimizers.OPTIMIZERS, default="sgd", help="the rule of the updates")
     rates = "by default " + ", ".join(
         f"{rate} for {name}" for name, rate in optimizers.LEARNING_RATES.items()
     )
-    add("--learning-rate", type=number, metavar="RATE", help=rates, **absent, **more)
+    add("--learning-rate", type=positive, metavar="RATE", help=rates, **absent, **more)
     momentum = "of momentum and nesterov; by default 0.9"
     add("--momentum", type=not_negative, metavar="SHARE", help=momentum, **absent, **more)
     decay = "by default 0, and 0.0001 for adamw"
@@ -56,29 +66,97 @@ def add_options(add: Add, *, several: bool) -> None:
     add("--sampling", choices=("replacement", "shuffle"), default="replacement", help=sampling)
     every = "steps between two evaluations; by default an epoch's"
     add("--eval-every", type=whole, metavar="N", help=every, **absent)
-    add("--metrics", nargs="+", choices=("accuracy", "loss"), default=["accuracy"], help="what to evaluate")
+    evaluated = "what to evaluate, beside accuracy, or the errors and R² of a regression"
+    add("--metrics", nargs="+", choices=_METRICS, default=["accuracy"], metavar="NAME", help=evaluated)
     validation = "share of the training examples to hold out, drawn by --seed"
     add("--validation", type=share, metavar="SHARE", help=validation, **absent)
     weights = "'balanced', or the weight of each class in the loss"
     add("--class-weights", nargs="+", metavar="WEIGHT", help=weights, **absent)
+    target = "the column of a .csv file to predict; by default the last"
+    add("--target", metavar="COLUMN", help=target, **absent)
+    if not several:
+        task = "by default classification; a regression predicts numbers, by the mean squared error"
+        add("--task", choices=("classification", "regression"), help=task, **absent)
     dtype = "of params and arithmetic; bfloat16: of the arithmetic alone"
     add("--dtype", choices=_DTYPES, default="float32", help=dtype)
 
 
 def read(options: argparse.Namespace) -> Problem:
     """Load the dataset and make the problem; ValueError where the options do not fit it."""
-    (train, test), classes = load(options.data)
+    task: datasets.Task = getattr(options, "task", "classification")
+    train, test = datasets.load(options.data, task=task, target=getattr(options, "target", None))
     parts = {"train": train, "test": test}
     if hasattr(options, "validation"):
         train, validation = datasets.split(train, options.validation, options.seed)
         parts = {"train": train, "validation": validation, "test": test}
     dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
-    weights = _class_weights(getattr(options, "class_weights", None), train[1], classes)
-    chosen = {"activation": options.activation, "dtype": dtype}
+    make = _regression if task == "regression" else _classification
+    return make(options, parts, {"activation": options.activation, "dtype": dtype})
+
+
+def _classification(options: argparse.Namespace, parts: Parts, chosen: dict[str, Any]) -> Problem:
+    classes = int(max(parts[name][1].max() for name in ("train", "test"))) + 1
+    weights = _class_weights(getattr(options, "class_weights", None), parts["train"][1], classes)
     loss = partial(network.loss, **chosen, class_weight=weights)
-    known = {"accuracy": partial(network.accuracy, **chosen), "loss": loss}
-    names = {"accuracy", *options.metrics}  # of accuracy are the lines, the plot and the summary
-    sizes = (train[0].shape[1], *options.hidden, classes)
+    own = {"accuracy": partial(network.accuracy, **chosen), "loss": loss}
+    names = sorted({"accuracy", *options.metrics})  # of accuracy are the lines, the plot and the summary
+    known = own | metrics.of(partial(network.predict, **chosen), *(name for name in names if name not in own))
+    saved = {
+        "input_scale": datasets.input_scale(options.data),
+        "class_names": datasets.class_names(options.data, target=getattr(options, "target", None)),
+    }
+    return _problem(
+        options,
+        parts,
+        classes,
+        loss,
+        {name: known[name] for name in names},
+        ("accuracy",),
+        lambda params: {"params": params} | saved,
+    )
+
+
+def _regression(options: argparse.Namespace, parts: Parts, chosen: dict[str, Any]) -> Problem:
+    """Return a problem of standardised inputs and targets; metrics and export are in their own units."""
+    if getattr(options, "class_weights", None) is not None or set(options.metrics) - {"accuracy", "loss"}:
+        raise ValueError("--class-weights and --metrics are of classes, got them with --task regression")
+    x, t = (array.astype(np.float64) for array in parts["train"])
+    if t.ndim != 1:
+        raise ValueError(f"--task regression predicts one number, got targets of shape {list(t.shape)}")
+    mean, std, shift, scale = x.mean(axis=0), x.std(axis=0), float(t.mean()), float(t.std()) or 1.0
+    std = np.where(std > 0, std, 1.0)
+    standardised = {
+        name: (((x - mean) / std).astype(np.float32), ((t - shift) / scale).astype(np.float32))
+        for name, (x, t) in parts.items()
+    }
+    loss = partial(network.squared_loss, **chosen)
+    found = metrics.of(
+        partial(network.logits, **chosen),
+        "r2",
+        mean_absolute_error=lambda y, t: metrics.mean_absolute_error(y, t) * scale,
+        mean_squared_error=lambda y, t: metrics.mean_squared_error(y, t) * scale**2,
+    )
+    saved = {"input_scale": datasets.input_scale(options.data)}
+
+    def export(params: network.Params) -> dict[str, Any]:
+        own_units = network.rescaled(params, scale, shift, input_mean=mean, input_std=std)
+        return {"params": own_units} | saved
+
+    evaluated = dict(sorted((found | ({"loss": loss} if "loss" in options.metrics else {})).items()))
+    return _problem(options, standardised, 1, loss, evaluated, ("r2", *_ERRORS[:2]), export)
+
+
+def _problem(
+    options: argparse.Namespace,
+    parts: Parts,
+    outputs: int,
+    loss: Any,
+    metrics: dict[str, Any],
+    summary: tuple[str, ...],
+    export: Callable[[network.Params], dict[str, Any]],
+) -> Problem:
+    train, test = parts["train"], parts["test"]
+    sizes = (train[0].shape[1], *options.hidden, outputs)
     packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
     optional = ("momentum", "weight_decay", "warmup_steps", "validation", "class_weights", "eval_every")
     settings = {
@@ -93,14 +171,13 @@ def read(options: argparse.Namespace) -> Problem:
         "batch_size": options.batch_size,
         "sampling": options.sampling,
         "seed": options.seed,
-        "metrics": sorted(names),
+        "metrics": sorted(metrics),
         "dtype": options.dtype,
-        **{name: getattr(options, name, None) for name in optional},
+        **{name: getattr(options, name, None) for name in (*optional, "task", "target")},
         "device": str(jax.devices()[0]),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
-    metrics = {name: known[name] for name in sorted(names)}
-    return Problem(parts, sizes, loss, metrics, datasets.input_scale(options.data), settings)
+    return Problem(parts, sizes, loss, metrics, summary, export, settings)
 
 
 def init(
@@ -139,10 +216,9 @@ def _class_weights(texts: list[str] | None, labels: np.ndarray, classes: int) ->
     if texts is None:
         return None
     if texts == ["balanced"]:
-        counts = np.bincount(labels, minlength=classes)
-        return np.divide(len(labels), classes * counts, out=np.zeros(classes), where=counts > 0)
+        return training.balanced_class_weight(labels, classes)
     try:
-        weights = np.array([not_negative(text) for text in texts])
+        weights = np.array([parsers.not_negative(text) for text in texts])
     except argparse.ArgumentTypeError:
         weights = np.array([])
     if len(weights) != classes:

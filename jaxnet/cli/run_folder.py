@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 _CONFIG, _HISTORY, _SUMMARY = "config.json", "history.csv", "summary.json"
 _LOCK, _PREVIOUS = ".lock", "previous"
 # All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
-_FILES = (_HISTORY, "params.safetensors", "networks.csv", "loss.png", "accuracy.png", _CONFIG, _SUMMARY)
+_FILES = (
+    _HISTORY,
+    "params.safetensors",
+    "networks.csv",
+    "loss.png",
+    "accuracy.png",
+    "r2.png",
+    _CONFIG,
+    _SUMMARY,
+)
 _OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
 _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
@@ -178,15 +187,9 @@ def write_config(folder: Path, content: dict[str, Any]) -> None:
     _write_json(folder / _CONFIG, content)
 
 
-def write_params(folder: Path, options: argparse.Namespace, params: Any, input_scale: float) -> None:
+def write_params(folder: Path, options: argparse.Namespace, exported: dict[str, Any]) -> None:
     """Write `params.safetensors`, with what is needed to use them."""
-    checkpoints.save_params(
-        folder / "params.safetensors",
-        params,
-        activation=options.activation,
-        input_scale=input_scale,
-        class_names=datasets.CLASS_NAMES.get(options.data),
-    )
+    checkpoints.save_params(folder / "params.safetensors", activation=options.activation, **exported)
 
 
 def write_summary(folder: Path, content: dict[str, Any], *, whole: bool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder, signals
-from jaxnet.cli.options import Add, whole
+from jaxnet.cli.options import Add, Range, whole
 
 HELP = "Train a network for every setting and seed, all as one program, and rank the settings."
 _MAX_BANDS = 8
@@ -31,6 +31,8 @@ def add_options(add: Add) -> None:
         metavar="N",
         help="how many for each setting: --seed and those above",
     )
+    samples = "how many settings to draw, where an option has a range LOW:HIGH; log-uniform, by --seed"
+    add("--samples", type=whole, metavar="N", default=argparse.SUPPRESS, help=samples)
     shared = "let all networks see the batches of --seed: much faster, but they vary only by their start"
     add("--share-batches", action="store_true", help=shared)
     add("--max-networks", type=whole, default=64, metavar="N", help="how many to train at a time")
@@ -53,8 +55,8 @@ def _run(options: argparse.Namespace) -> int:
     task = problem.read(options)
     varied = {"weight_std": [problem.default_weight_std(options)], **problem.hyperparameters(options)}
     varied |= {"weight_std": options.weight_std} if hasattr(options, "weight_std") else {}
-    grid = {name: list(np.atleast_1d(values)) for name, values in varied.items()}
-    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    grid = {name: values if isinstance(values, list) else [values] for name, values in varied.items()}
+    settings = _settings(grid, getattr(options, "samples", None), options.seed)
     hyperparameters = [name for name in grid if name != "weight_std"]
     for setting in settings:  # what is wrong with one of them is said before anything is computed
         problem.optimizer(options, **{name: float(setting[name]) for name in hyperparameters})
@@ -114,6 +116,23 @@ def _run(options: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
+def _settings(grid: dict[str, list[Any]], samples: int | None, seed: int) -> list[dict[str, Any]]:
+    """Return every combination of the values, or where there are ranges as many drawn ones as samples."""
+    ranges = [name for name, values in grid.items() if any(isinstance(value, Range) for value in values)]
+    if (samples is None) != (not ranges):
+        got = f"got {', '.join(ranges)}" if ranges else "got none"
+        raise ValueError(f"--samples is of sweeps with a range LOW:HIGH, and they need it: {got}")
+    if samples is None:
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    rng = np.random.default_rng(seed)
+
+    def draw(values: list[Any]) -> Any:
+        value = values[rng.integers(len(values))]
+        return float(np.exp(rng.uniform(*np.log(value.ends)))) if isinstance(value, Range) else value
+
+    return [{name: draw(values) for name, values in grid.items()} for _ in range(samples)]
+
+
 def _write(
     folder: Path,
     options: argparse.Namespace,
@@ -134,7 +153,7 @@ def _write(
     if not np.isnan(final[judge]).all():
         best = int(np.nanargmax(final[judge]))
         params = jax.tree.map(lambda leaf: leaf[best], result.params)
-        run_folder.write_params(folder, options, params, task.input_scale)
+        run_folder.write_params(folder, options, task.export(params))
     curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
     bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}

@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
         options.metrics = ["accuracy", "loss"]
     task = problem.read(options)
     (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
-    hyperparameters = problem.hyperparameters(options)
+    hyperparameters, headline = problem.hyperparameters(options), task.summary[0]
     weight_std = getattr(options, "weight_std", problem.default_weight_std(options))
     optimizer = problem.optimizer(options, **hyperparameters)
     folder = run_folder.path(options)
@@ -63,13 +63,14 @@ def _run(options: argparse.Namespace) -> int:
 
     def print_accuracies(stretch: training.Stretch) -> None:
         if stretch.train:
-            values = (str(getattr(stretch, part)["accuracy"]) for part in task.parts)
-            tqdm.write(f"{', '.join(f'{part} acc' for part in task.parts)} | {' , '.join(values)}")
+            values = (str(getattr(stretch, part)[headline]) for part in task.parts)
+            short = {"accuracy": "acc"}.get(headline, headline)
+            tqdm.write(f"{', '.join(f'{part} {short}' for part in task.parts)} | {' , '.join(values)}")
 
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     failure: training.NonFiniteError | None = None
     params = problem.init(options, sizes, init_key, weight_std)
-    best = f"{'validation' if 'validation' in task.parts else 'test'}_accuracy"
+    best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
     with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every, best=best) as saver:
         ending.push(run_folder.begin(folder, options, configuration))
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
@@ -112,19 +113,19 @@ def _run(options: argparse.Namespace) -> int:
             "interrupted": result.interrupted,
             "stopped_early": result.stopped_early,
             "best_step": None if result.best is None else result.best.step,
-            "test_accuracy": float(task.metrics["accuracy"](result.params, *test)),
+            **{f"test_{name}": float(task.metrics[name](result.params, *test)) for name in task.summary},
             "steps_per_second": steps / seconds if steps else 0.0,
             "train_seconds": seconds,
             "compile_seconds": result.compile_seconds,
         }
-        run_folder.write_params(folder, options, result.params, task.input_scale)
+        run_folder.write_params(folder, options, task.export(result.params))
         run_folder.write_summary(folder, summary, whole=not result.interrupted and failure is None)
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
         f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
-        f"test accuracy {summary['test_accuracy']:.4f}\n"
+        f"test {headline} {summary[f'test_{headline}']:.4f}\n"
         f"{summary['steps_per_second']:,.0f} steps/s: {seconds:.2f} s of training, "
         f"{result.compile_seconds:.2f} s of compilation apart\n"
         f"written to {folder}"
@@ -132,8 +133,15 @@ def _run(options: argparse.Namespace) -> int:
     history = result.history
     run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
     epochs = history.eval_step * options.batch_size / len(train[0])
-    curves = history.train["accuracy"], history.test["accuracy"]
-    run_folder.write_picture(folder / "accuracy.png", lambda: plots.accuracy_curves(epochs, *curves))
+    curves = {part: getattr(history, part)[headline] for part in ("train", "test")}
+    if headline == "accuracy":
+        run_folder.write_picture(
+            folder / "accuracy.png", lambda: plots.accuracy_curves(epochs, *curves.values())
+        )
+    else:
+        run_folder.write_picture(
+            folder / "r2.png", lambda: plots.lines(epochs, curves, xlabel="epochs", ylabel="R²")
+        )
     if failure is not None:
         raise FloatingPointError(f"{failure.reason}; {folder} holds the run up to there")
     return 130 if result.interrupted else 0

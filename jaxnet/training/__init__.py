@@ -8,28 +8,39 @@ from jaxnet.training.state import (
     LEARNING_RATE,
     STEPS,
     TrainState,
+    averaged,
     draw_batches,
     init_state,
+    step_key,
     train_step,
 )
-from jaxnet.training.task import EarlyStopping
+from jaxnet.training.task import EarlyStopping, balanced_class_weight
+from jaxnet.training.validate import CrossValidation, Halving, Rung, cross_validate, successive_halving
 
 __all__ = [
     "BATCH_SIZE",
     "LEARNING_RATE",
     "STEPS",
     "Best",
+    "CrossValidation",
     "EarlyStopping",
     "FitManyResult",
     "FitResult",
+    "Halving",
     "History",
     "NonFiniteError",
+    "Rung",
     "Stretch",
     "TrainState",
+    "averaged",
+    "balanced_class_weight",
+    "cross_validate",
     "draw_batches",
     "fit",
     "fit_many",
     "init_state",
     "init_states",
+    "step_key",
+    "successive_halving",
     "train_step",
 ]

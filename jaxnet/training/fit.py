@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -16,27 +16,41 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Int, Num
 
-from jaxnet.training.program import compile_evaluate, compile_train, on_device
+from jaxnet.training.program import Record, compile_evaluate, compile_train, on_device
 from jaxnet.training.run import (
     Best,
     History,
     Run,
     Stretch,
     bar,
+    check_recorded,
     history_of,
     longest_cut,
     resumed,
     stretches,
 )
-from jaxnet.training.state import AnyKey, Loss, PyTree, Sampling, TrainState, init_state
+from jaxnet.training.state import (
+    AnyKey,
+    Loss,
+    Metric,
+    PyTree,
+    Sampling,
+    TrainState,
+    init_state,
+    unwrapped,
+    weights_of,
+)
 from jaxnet.training.task import (
     EarlyStopping,
     OnNonFinite,
     Part,
     Task,
     batch_error,
+    check_first_gradient,
     check_key,
     check_metrics,
+    check_model_state,
+    check_opt_state,
     check_optimizer,
     check_params,
     check_resumable,
@@ -60,6 +74,7 @@ class FitResult(NamedTuple):
     best: Best | None = None
     """With early stopping, the best evaluation so far."""
     stopped_early: bool = False
+    """Early stopping, or a callback that returned "stop", ended the run."""
     scheduled: Best | None = None
     """The best apart from an evaluation that only this end had: what a resumed run goes on from."""
     settings: Mapping[str, Any] = {}
@@ -67,8 +82,13 @@ class FitResult(NamedTuple):
 
     @property
     def params(self) -> PyTree:
-        """The parameters after the last step, or with early stopping the best ones."""
-        return self.state.params if self.best is None else self.best.params
+        """The parameters after the last step, or the best with early stopping; with `averaged` their mean."""
+        return unwrapped(weights_of(self.state)[0] if self.best is None else self.best.params)
+
+    @property
+    def model_state(self) -> PyTree:
+        """What the loss carries from step to step, as it was with these parameters."""
+        return self.state.model_state if self.best is None else self.best.model_state
 
 
 class NonFiniteError(FloatingPointError):
@@ -88,17 +108,18 @@ class NonFiniteError(FloatingPointError):
 def fit(
     loss: Loss,
     params: PyTree,
-    train: tuple[Num[ArrayLike, "n ..."], Num[ArrayLike, "n ..."]],
+    train: tuple[PyTree, PyTree],
     *,
-    test: tuple[Num[ArrayLike, "m ..."], Num[ArrayLike, "m ..."]] | None = None,
-    validation: tuple[Num[ArrayLike, "v ..."], Num[ArrayLike, "v ..."]] | None = None,
+    test: tuple[PyTree, PyTree] | None = None,
+    validation: tuple[PyTree, PyTree] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
+    epochs: int | None = None,
     key: AnyKey = None,
     sampling: Sampling = "replacement",
     batches: Int[ArrayLike, "steps batch"] | None = None,
-    metrics: Mapping[str, Loss] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     eval_every: int | None = None,
     eval_parts: Sequence[Part] | None = None,
     eval_batch: int | None = None,
@@ -107,24 +128,45 @@ def fit(
     on_nonfinite: OnNonFinite = "stop",
     callbacks: Sequence[Callable[[Stretch], object]] = (),
     stretch: int | None = None,
+    has_state: bool = False,
+    state: PyTree = None,
+    has_aux: bool = False,
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    class_weight: Literal["balanced"] | Num[ArrayLike, " classes"] | list | None = None,
+    track: Sequence[str] = (),
+    check: bool = False,
+    opt_state: optax.OptState | None = None,
     resume: FitResult | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
 
-    loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test, validation: `(x, t)`, examples
-    on the first axis. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000; key:
-    `jax.random.key(0)`, or a seed: the source's (4.3).
+    loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test, validation: `(x, t)`, each an
+    array or a pytree of arrays, examples on the first axis; t may be None. Leaves of params that are not
+    floating-point are left as they are. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000, or
+    epochs of `max(n // batch_size, 1)` steps; key: `jax.random.key(0)`, or a seed: the source's (4.3).
+
+    A loss with a parameter `key` is given a fresh one each step, `step_key(key, step)`. has_state: it is
+    `loss(params, state, x, t) -> (value, state)` from the first `state` on, and metrics are `metric(params,
+    state, x, t)`. has_aux: it returns `(value, aux)`, or `(value, state, aux)`; what is in the pytree aux of
+    each step is in `history.aux`.
+
+    sample_weight, class_weight: weights for each example, and for each class or "balanced" (see
+    `balanced_class_weight`), for a loss with parameters of these names, as `network.loss` has them; metrics
+    take no sample weights. track: what else `history.aux` gets of each step: "gradient_norm", or a number
+    that the optimizer's state holds by name, as `optax.inject_hyperparams(...)` does "learning_rate". check:
+    run `check_gradients` on the loss of the next batch first. opt_state: the optimizer's first state.
 
     sampling: how `draw_batches` draws each batch; or batches: explicit indices [steps, batch] into train,
     which also set steps and batch_size.
 
-    metrics: pure functions like the loss, by name, evaluated on the whole of each part right after the
-    update of every step i with `i % eval_every == 0`, and of the last; eval_every: once per epoch,
-    `max(n // batch_size, 1)`, as the source (4.4). Without metrics nothing is evaluated, or the loss if there
-    is a test or validation set. eval_parts: those to evaluate, such as `["test"]`; by default all.
-    eval_batch: how many examples at a time; by default as many as keep every array of a metric within 64 MB.
-    A metric that is no mean over examples is seen to be none, and evaluated on all at once.
+    metrics: pure functions like the loss, numbers or arrays, by name, evaluated on the whole of each part
+    right after the update of every step i with `i % eval_every == 0`, and of the last; eval_every: once per
+    epoch, `max(n // batch_size, 1)`, as the source (4.4). Without metrics nothing is evaluated, or the loss
+    if there is a test or validation set. One that needs a `key` always gets `jax.random.key(0)`. eval_parts:
+    those to evaluate, such as `["test"]`; by default all. eval_batch: how many examples at a time; by default
+    as many as keep every array of a metric within 64 MB. A metric that is no mean over examples is seen to be
+    none, and evaluated on all at once.
 
     early_stopping: ends the run when a metric no longer gets better; the result's params are then the best.
 
@@ -135,8 +177,8 @@ def fit(
     forward pass; by default it is recorded before.
 
     callbacks: called with a `Stretch` after each stretch of steps. One ends at every evaluation, at the last
-    step, and at each multiple of `stretch` steps, or, by default, every half a second or so. progress: a bar
-    on stderr, where that is a terminal.
+    step, and at each multiple of `stretch` steps, or, by default, every half a second or so. One that returns
+    "stop" ends the run there. progress: a bar on stderr, where that is a terminal.
 
     Ctrl-C ends the run within about half a second; what is done is returned, with `interrupted` set.
 
@@ -148,8 +190,10 @@ def fit(
             sizes or steps that are not positive, an index in batches out of range, an unknown sampling, a
             result to resume that is not of such a run; or what the loss itself finds wrong with a batch, from
             a NonFiniteError as its cause.
-        TypeError: batches or sizes that are not integers, params that are not floating-point, an optimizer
-            that is not optax's, a loss that does not return a real scalar.
+        TypeError: batches or sizes that are not integers, params that hold nothing floating-point, an
+            optimizer that is not optax's, a loss that does not return a real scalar or what has_state and
+            has_aux say, a state that changes its structure, a metric that does not reduce.
+        GradientError: with check, the gradient is wrong; the message is the report.
         NonFiniteError: the loss or a parameter became NaN or infinite; it holds the step, and the result up
             to the last finite state.
 
@@ -176,23 +220,31 @@ def fit(
             on_nonfinite=on_nonfinite,
             stretch=stretch,
             early_stopping=early_stopping,
+            epochs=epochs,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            has_state=has_state,
+            has_aux=has_aux,
+            track=track,
         )
-        optimizer = check_optimizer(optimizer)
-        run = _first_run(init_state(params, optimizer, check_key(key)), task, key, resume)
+        optimizer, model_state = check_optimizer(optimizer), check_model_state(state, has_state)
+        first = init_state(params, optimizer, check_key(key), model_state)
+        run = _first_run(first._replace(opt_state=check_opt_state(opt_state, first)), task, key, resume)
+        if check and run.done < task.steps:
+            check_first_gradient(run.state, task)
     try:
         start = time.perf_counter()
         max_steps = longest_cut(task)
         take = compile_train(task, optimizer, run.state, {}, max_steps, None)
-        measure = compile_evaluate(task, run.state.params, many=False)
+        measure = compile_evaluate(task, run.state, many=False)
 
-        def advance(
-            state: TrainState, done: int, num_steps: int
-        ) -> tuple[TrainState, np.ndarray, np.ndarray]:
-            state, losses, finite = take(state, on_device(done), on_device(num_steps), {})
-            losses, finite = jax.device_get((losses, finite))
-            return state, losses[:num_steps], finite
+        def advance(state: TrainState, done: int, num_steps: int) -> tuple[TrainState, Record, np.ndarray]:
+            state, record, finite = take(state, on_device(done), on_device(num_steps), {})
+            record, finite = jax.device_get((record, finite))
+            return state, jax.tree.map(lambda leaf: leaf[:num_steps], record), finite
 
-        advance(run.state, run.done, 0)
+        _, record, _ = advance(run.state, run.done, 0)
+        check_recorded(run, record)
         run = run._replace(compile_seconds=run.compile_seconds + time.perf_counter() - start)
         with bar(task.steps, run.done, progress) as tell:
             for after, told in stretches(run, advance, measure, task, max_steps):
@@ -200,8 +252,9 @@ def fit(
                 tell(run, num_steps)
                 if told is not None:
                     told = told._replace(result=partial(_result, run, task))
-                    for callback in callbacks:
-                        callback(told)
+                    if "stop" in [callback(told) for callback in callbacks]:
+                        run = run._replace(ended=True)
+                        break
     except KeyboardInterrupt:
         return _result(run, task, interrupted=True)
     if run.failure:
@@ -214,8 +267,8 @@ def fit(
 
 def _first_run(state: TrainState, task: Task, key: AnyKey, resume: FitResult | None) -> Run:
     """Return the run before its first step here, of the checked state or the result to resume."""
-    check_metrics(task, state.params)
     check_params(state.params)
+    check_metrics(task, weights_of(state))
     run = Run(state, np.array(True))
     if resume is None:
         return run
@@ -232,7 +285,7 @@ def _first_run(state: TrainState, task: Task, key: AnyKey, resume: FitResult | N
 
 
 def _result(run: Run, task: Task, interrupted: bool = False) -> FitResult:
-    stopped = not interrupted and run.stopped_early(task)
+    stopped = not interrupted and (run.ended or bool(run.stopped_early(task)))
     seconds = run.compile_seconds, run.train_seconds
     return FitResult(
         run.state,

@@ -8,45 +8,65 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, Num
 
 from jaxnet.training.program import (
     Optimizer,
+    Record,
     compile_evaluate,
     compile_train,
     init_networks,
+    merged,
     on_device,
     program,
     share_of,
 )
 from jaxnet.training.run import (
     PARTS,
+    Best,
     History,
     Run,
     Stretch,
     Train,
     bar,
+    check_recorded,
     history_of,
     longest_cut,
     resumed,
     stretches,
+    with_nan,
 )
-from jaxnet.training.state import AnyKey, Loss, PyTree, Sampling, TrainState
+from jaxnet.training.state import (
+    AnyKey,
+    Loss,
+    Metric,
+    PyTree,
+    Sampling,
+    TrainState,
+    num_examples,
+    unwrapped,
+    weights_of,
+)
 from jaxnet.training.task import (
+    EarlyStopping,
     OnNonFinite,
     Part,
     Task,
     check_factory,
+    check_first_gradient,
     check_hyperparameters,
     check_key,
     check_metrics,
+    check_model_state,
+    check_opt_state,
     check_params,
     check_positive_int,
     check_resumable,
@@ -75,35 +95,61 @@ class FitManyResult(NamedTuple):
     """Compilation and evaluation apart."""
     settings: Mapping[str, Any] = {}
     """What must be the same in runs that go on from here; nothing is compared where it is empty."""
+    best: Best | None = None
+    """With early stopping, each network's best evaluation so far; its step is -1 where there is none."""
+    stopped_early: Bool[np.ndarray, " networks"] | None = None
+    """With early stopping, which networks it ended."""
+    scheduled: Best | None = None
+    """The best apart from an evaluation that only this end had: what resumed runs go on from."""
 
     @property
     def params(self) -> PyTree:
-        """The parameters after the last step."""
-        return self.state.params
+        """The parameters after the last step, or the best with early stopping; with `averaged` their mean."""
+        return unwrapped(self._weights()[0])
+
+    @property
+    def model_state(self) -> PyTree:
+        """What the loss carries from step to step, as it was with these parameters."""
+        return self._weights()[1]
+
+    def _weights(self) -> tuple[PyTree, PyTree]:
+        last = weights_of(self.state)
+        return last if self.best is None else merged(np.asarray(self.best.step) >= 0, self.best[2:], last)
 
 
 def fit_many(
     loss: Loss,
     params: PyTree,
-    train: tuple[Num[ArrayLike, "n ..."], Num[ArrayLike, "n ..."]],
+    train: tuple[PyTree, PyTree],
     *,
-    test: tuple[Num[ArrayLike, "m ..."], Num[ArrayLike, "m ..."]] | None = None,
-    validation: tuple[Num[ArrayLike, "v ..."], Num[ArrayLike, "v ..."]] | None = None,
+    test: tuple[PyTree, PyTree] | None = None,
+    validation: tuple[PyTree, PyTree] | None = None,
     optimizer: Optimizer | None = None,
     hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
+    epochs: int | None = None,
     key: AnyKey = None,
     sampling: Sampling = "replacement",
     batches: Int[ArrayLike, "steps batch"] | None = None,
-    metrics: Mapping[str, Loss] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     eval_every: int | None = None,
     eval_parts: Sequence[Part] | None = None,
     eval_batch: int | None = None,
+    early_stopping: EarlyStopping | None = None,
     loss_after_update: bool = False,
     on_nonfinite: OnNonFinite = "stop",
     callbacks: Sequence[Callable[[Stretch], object]] = (),
     stretch: int | None = None,
+    has_state: bool = False,
+    state: PyTree = None,
+    has_aux: bool = False,
+    sample_weight: Num[ArrayLike, " n"] | list | None = None,
+    class_weight: Literal["balanced"] | Num[ArrayLike, " classes"] | list | None = None,
+    track: Sequence[str] = (),
+    check: bool = False,
+    opt_state: optax.OptState | None = None,
+    subsets: Int[ArrayLike, "networks m"] | None = None,
     resume: FitManyResult | None = None,
     max_networks: int | None = None,
     progress: bool = True,
@@ -118,12 +164,16 @@ def fit_many(
 
     optimizer: an optax one for all; or, with hyperparameters, a function of them that returns one, such as
     `optax.sgd` with `{"learning_rate": [0.1, 0.3], "momentum": [0.5, 0.9]}`: one value for each network.
+    Those that the loss has parameters for go to the loss instead.
 
-    A network whose loss or parameters become NaN or infinite stops there and the others go on. Ctrl-C returns
-    what is done. max_networks: at most so many at a time, one group after the other, which bounds the memory;
-    callbacks are told of each group's stretches. batches: indices that all networks share. resume: a result
-    of the same networks, in the same groups; the end is bit for bit that of runs never interrupted. All else
-    is as in `fit`.
+    subsets: the rows of train that each network is trained on, as many for each; metrics are taken on all.
+
+    A network whose loss or parameters become NaN or infinite stops there, as does one that early_stopping
+    ends, and the others go on. Ctrl-C, or a callback that returns "stop", ends all. state, opt_state: with
+    the networks on the first axis. check: the first network's gradient. max_networks: at most so many at a
+    time, one group after the other, which bounds the memory; callbacks are told of each group's stretches.
+    batches: indices that all networks share. resume: a result of the same networks, in the same groups; the
+    end is bit for bit that of runs never interrupted. All else is as in `fit`.
 
     Raises:
         ValueError, TypeError: as `fit`; also leaves of params, keys or hyperparameters that are not as many.
@@ -151,26 +201,40 @@ def fit_many(
             loss_after_update=loss_after_update,
             on_nonfinite=on_nonfinite,
             stretch=stretch,
+            early_stopping=early_stopping,
+            epochs=epochs,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            has_state=has_state,
+            has_aux=has_aux,
+            track=track,
+            subsets=subsets,
         )
         params, networks = check_stacked(params)
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
-        check_metrics(task, one)
         check_params(params)
+        model_state = check_model_state(state, has_state, networks)
         hyper = check_hyperparameters(hyperparameters or {}, networks, params)
-        optimizer = check_factory(optimizer, hyper)
+        optimizer = check_factory(optimizer, task.loss.bound(hyper)[1])
+        if task.subsets is not None and len(task.subsets) != networks:
+            raise ValueError(f"subsets must be of {networks} networks, got {len(task.subsets)}")
         if key is None and resume is not None:
             key = resume.state.key[0] if resume.settings.get("shared_key") else resume.state.key
         shared = check_key(key, networks)
-        state = _first_state(params, optimizer, hyper, shared)
+        first = _first_state(params, optimizer, task.loss.bound(hyper)[1], shared, model_state)
+        first = first._replace(opt_state=check_opt_state(opt_state, first))
+        one = share_of(first, 0)
+        check_metrics(task, weights_of(one))
         if resume is not None:
-            check_settings(resume.settings, task, shared_key=not shared.ndim)
-            state = check_resumable(resume.state, state, key)
+            check_settings(resume.settings, task, **_more_settings(task, shared))
+            first = check_resumable(resume.state, first, key)
+        elif check:
+            check_first_gradient(one, _of_group(task, hyper, np.arange(networks)), 0)
         at_most = networks if max_networks is None else check_positive_int(max_networks, "max_networks")
         groups = np.array_split(np.arange(networks), -(-networks // at_most))
-        runs = [_first_run(share_of(state, rows), rows, task, shared.ndim == 0, resume) for rows in groups]
+        runs = [_first_run(share_of(first, rows), rows, task, shared.ndim == 0, resume) for rows in groups]
 
     def result(interrupted: bool = False) -> FitManyResult:
-        return _result(runs, task, not shared.ndim, interrupted)
+        return _result(runs, task, _more_settings(task, shared), interrupted)
 
     try:
         done = sum(run.done * len(rows) for run, rows in zip(runs, groups, strict=True))
@@ -179,23 +243,27 @@ def fit_many(
             bar(task.steps * networks, done, progress) as tell,
         ):
             for index, rows in enumerate(groups):
-                if runs[index].done == task.steps or not runs[index].alive.any():
+                if not runs[index].active(task).any():
                     continue
                 start = time.perf_counter()
                 with jax.transfer_guard("allow"):
+                    of_group = _of_group(task, hyper, rows)
                     own = share_of(hyper, rows)
-                    train_group, max_steps = _lanes(runs[index].state, own, optimizer, task, pool)
-                measure = compile_evaluate(task, runs[index].state.params, many=True)
-                train_group(runs[index].state, runs[index].done, 0)
+                    train_group, max_steps = _lanes(
+                        runs[index].state, own, optimizer, of_group._replace(loss=task.loss), pool
+                    )
+                measure = compile_evaluate(task, runs[index].state, many=True)
+                check_recorded(runs[index], train_group(runs[index].state, runs[index].done, 0)[1])
                 spent = runs[index].compile_seconds + time.perf_counter() - start
                 runs[index] = runs[index]._replace(compile_seconds=spent)
-                for run, told in stretches(runs[index], train_group, measure, task, max_steps):
+                for run, told in stretches(runs[index], train_group, measure, of_group, max_steps):
                     num_steps, runs[index] = run.done - runs[index].done, run
                     tell(run, num_steps * len(rows))
                     if told is not None:
                         told = told._replace(result=result)
-                        for callback in callbacks:
-                            callback(told)
+                        if "stop" in [callback(told) for callback in callbacks]:
+                            runs[index] = run._replace(ended=True)
+                            return result(interrupted=False)
     except KeyboardInterrupt:
         return result(interrupted=True)
     return result()
@@ -206,21 +274,41 @@ def init_states(
     optimizer: Optimizer | None = None,
     hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
     key: AnyKey = None,
+    model_state: PyTree = (),
 ) -> TrainState:
     """Return the state of `fit_many` before the first step, as `init_state` does of one network.
+
+    hyperparameters: those of the optimizer alone.
 
     Raises:
         ValueError, TypeError: as `fit_many`.
     """
     params, networks = check_stacked(params)
     hyper = check_hyperparameters(hyperparameters or {}, networks, params)
-    return _first_state(params, check_factory(optimizer, hyper), hyper, check_key(key, networks))
+    model_state = jax.tree.map(jnp.asarray, model_state)
+    return _first_state(params, check_factory(optimizer, hyper), hyper, check_key(key, networks), model_state)
 
 
-def _first_state(params: PyTree, optimizer: Optimizer, hyper: dict[str, Array], key: Array) -> TrainState:
+def _first_state(
+    params: PyTree, optimizer: Optimizer, hyper: dict[str, Array], key: Array, model_state: PyTree
+) -> TrainState:
     networks = len(jax.tree.leaves(params)[0])
     opt_state = program(init_networks, params, hyper, optimizer=optimizer).result()(params, hyper)
-    return TrainState(params, opt_state, jnp.zeros(networks, jnp.int32), jnp.broadcast_to(key, networks))
+    step = jnp.zeros(networks, jnp.int32)
+    return TrainState(params, opt_state, step, jnp.broadcast_to(key, networks), model_state)
+
+
+def _of_group(task: Task, hyper: dict[str, Array], rows: np.ndarray) -> Task:
+    """Return what the networks of a group are to do, with the loss of its first."""
+    subsets = None if task.subsets is None else task.subsets[rows]
+    return task._replace(loss=task.loss.bound(share_of(hyper, int(rows[0])))[0], subsets=subsets)
+
+
+def _more_settings(task: Task, key: Array) -> dict[str, Any]:
+    """Return what else must be the same in a run of many networks that goes on."""
+    if task.early_stopping is None:
+        return {"shared_key": not key.ndim}
+    return {"shared_key": not key.ndim, "early_stopping": list(task.early_stopping)}
 
 
 def _first_run(
@@ -235,11 +323,12 @@ def _first_run(
     steps = np.asarray(state.step)
     done = int(steps[alive].max()) if alive.any() else task.steps
     loss, eval_step, *curves = resume.history
-    if loss.shape[-1] < done:  # none of them is left
-        filler = np.full((len(loss), done - loss.shape[-1]), np.nan, loss.dtype)
-        loss = np.concatenate([loss, filler], axis=-1)
-    own = History(loss[rows], eval_step, *({n: curve[rows] for n, curve in part.items()} for part in curves))
-    run = resumed(own, run, task, state, done, (None, None))
+    *metrics, aux = ({name: curve[rows] for name, curve in part.items()} for part in curves)
+    # Of a group of which none is left, to the end.
+    aux = {name: padded(values, done) for name, values in aux.items()}
+    own = History(padded(loss[rows], done), eval_step, *metrics)._replace(aux=aux)
+    bests = [None if best is None else share_of(best, rows) for best in (resume.scheduled, resume.best)]
+    run = resumed(own, run, task, state, done, bests)
     if rows[0]:
         return run
     return run._replace(compile_seconds=resume.compile_seconds, train_seconds=resume.train_seconds)
@@ -259,21 +348,29 @@ def _lanes(
     A step of one program leaves cores idle between its products, and those of small networks do not divide
     well among threads: two programs side by side take two thirds of the time of one twice as wide.
     """
-    networks, own = len(state.step), state.key.ndim == 1 and task.batches is None
+    networks = len(state.step)
+    own = task.subsets is not None or (state.key.ndim == 1 and task.batches is None)
     width = -(-networks // _num_lanes())
     rows = _lane_rows(networks, width)
     at_once = _at_once(state, task, width) if own else width
     max_steps = longest_cut(task, width if own else 1)
     shares = [share_of(hyper, lane) for lane in rows]
+    subsets = [None if task.subsets is None else task.subsets[lane] for lane in rows]
+    task = task._replace(subsets=subsets[0])
     # Compiled in this thread, whose contexts (such as enable_x64) the others do not have.
     take = compile_train(task, optimizer, share_of(state, rows[0]), shares[0], max_steps, at_once)
 
-    def train(state: TrainState, first: int, num_steps: int) -> tuple[TrainState, np.ndarray, np.ndarray]:
+    def train(state: TrainState, first: int, num_steps: int) -> tuple[TrainState, Record, np.ndarray]:
         window = on_device(first), on_device(num_steps)
-        jobs = [(part, *window, own) for part, own in zip(_split(state, width), shares, strict=True)]
+        jobs = [
+            (part, *window, *own) for part, *own in zip(_split(state, width), shares, subsets, strict=True)
+        ]
         states, *found = zip(*pool.map(lambda job: jax.block_until_ready(take(*job)), jobs), strict=True)
-        losses, finite = (np.concatenate(jax.device_get(lanes))[:networks] for lanes in found)
-        return _join(states, networks), losses[:, :num_steps], finite
+        records, finite = (
+            jax.tree.map(lambda *leaves: np.concatenate(leaves)[:networks], *jax.device_get(lanes))
+            for lanes in found
+        )
+        return _join(states, networks), jax.tree.map(lambda leaf: leaf[:, :num_steps], records), finite
 
     return train, max_steps
 
@@ -301,36 +398,65 @@ def _at_once(state: TrainState, task: Task, width: int) -> int:
     """Return how many of a lane's networks take their steps together: what lies well in a core's cache."""
     if jax.default_backend() != "cpu":
         return width
-    x, t = task.parts["train"]
-    batch = task.batch_size * (x.nbytes + t.nbytes) // len(x)
+    examples = task.parts["train"]
+    batch = task.batch_size * sum(leaf.nbytes for leaf in jax.tree.leaves(examples)) // num_examples(examples)
     held = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state)))
     return max(n for n in range(1, width + 1) if width % n == 0 and n <= max(1, _CACHE // (batch + 2 * held)))
 
 
-def _result(runs: Sequence[Run], task: Task, shared: bool, interrupted: bool) -> FitManyResult:
+def padded(values: np.ndarray, length: int) -> np.ndarray:
+    """Return values [networks, n, ...] with the second axis cut to a length, or filled up with NaN."""
+    missing = max(0, length - values.shape[1])
+    if not missing:
+        return values[:, :length]
+    filler = np.full((len(values), missing, *values.shape[2:]), np.nan, with_nan(values.dtype))
+    return np.concatenate([values, filler], axis=1)
+
+
+def _result(runs: Sequence[Run], task: Task, more: dict[str, Any], interrupted: bool) -> FitManyResult:
     """Return the groups' runs as one result, with NaN where a group has not come to or was not evaluated."""
     histories = [history_of(run, task) for run in runs]
     eval_step = max((history.eval_step for history in histories), key=len)
-    done = max(run.done for run in runs) if interrupted else task.steps
+    cut_short = interrupted or any(run.ended for run in runs)
+    done = max(run.done for run in runs) if cut_short else task.steps
 
-    def joined(curves: Sequence[np.ndarray], length: int) -> np.ndarray:
-        short = [(curve[:, :length], length - curve.shape[1]) for curve in curves]
-        return np.concatenate(
-            [np.pad(curve, ((0, 0), (0, max(0, gap))), constant_values=np.nan) for curve, gap in short]
-        )
+    def together(curves: Sequence[np.ndarray], length: int) -> np.ndarray:
+        shape = max((curve.shape[2:] for curve in curves), key=len)  # which one without a value does not know
+        whole = [curve.reshape(*curve.shape[:2], *shape) for curve in curves]
+        return np.concatenate([padded(curve, length) for curve in whole])
 
     def part(name: str) -> dict[str, np.ndarray]:
-        curves = [getattr(history, name) for history in histories]
-        return {metric: joined([c[metric] for c in curves], len(eval_step)) for metric in curves[0]}
+        length = done if name == "aux" else len(eval_step)
+        found = [getattr(history, name) for history in histories]
+        names = max(found, key=len)
+        none = [history.loss[:, :0] for history in histories]
+        return {n: together([c.get(n, o) for c, o in zip(found, none, strict=True)], length) for n in names}
 
-    history = History(joined([h.loss for h in histories], done), eval_step, *map(part, PARTS))
+    def best(name: str) -> Best | None:
+        found = [getattr(run, name) for run in runs]
+        if not any(found):
+            return None
+        each = [
+            one
+            or Best(np.full(run.alive.shape, -1), np.full(run.alive.shape, np.nan), *weights_of(run.state))
+            for one, run in zip(found, runs, strict=True)
+        ]
+        step, value = (np.concatenate([one[i] for one in each]) for i in (0, 1))
+        return Best(
+            step, value, *jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(b[2:] for b in each))
+        )
+
+    loss = together([history.loss for history in histories], done)
     keyed = [run.state._replace(key=jnp.broadcast_to(run.state.key, run.state.step.shape)) for run in runs]
     return FitManyResult(
         jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *keyed),
-        history,
+        History(loss, eval_step, *map(part, PARTS))._replace(aux=part("aux")),
         ~np.concatenate([run.alive for run in runs]),
         interrupted,
         sum(run.compile_seconds for run in runs),
         sum(run.train_seconds for run in runs),
-        task.settings() | {"shared_key": shared},
+        task.settings() | more,
+        best("best"),
+        np.concatenate([run.stopped_early(task) for run in runs]) if task.early_stopping else None,
+        best("scheduled"),
     )

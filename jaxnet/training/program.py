@@ -9,27 +9,44 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Int, Key
 
-from jaxnet.differentiation import _check_scalar
 from jaxnet.gradcheck.interpret import inside
-from jaxnet.training.state import Loss, PyTree, Sampling, TrainState, all_finite, draw_batches, update
+from jaxnet.training.state import (
+    Examples,
+    Measure,
+    Objective,
+    PyTree,
+    Sampling,
+    TrainState,
+    all_finite,
+    by_name,
+    draw_batches,
+    num_examples,
+    step_key,
+    tracked,
+    trainable,
+    update,
+    weights_of,
+)
 from jaxnet.training.task import Task
 from jaxnet.training.turned import turned, turned_products
 
 Optimizer = Any  # a GradientTransformation, or a function of hyperparameters that returns one
 Compiled = Callable[..., Any]
-Metrics = dict[str, dict[str, Any]]  # of each part, by name: a number, or one of each network
-Evaluate = Callable[[PyTree], Metrics]
+Metrics = dict[str, dict[str, Any]]  # of each part, by name: a number or array, or one of each network
+Weights = tuple[PyTree, PyTree]  # params and the state of the model
+Evaluate = Callable[[TrainState], Metrics]
 
 _LIMIT = 64  # programs kept, of each of which a network of MNIST's size takes some 100 kB
 _HELD = 2**26  # bytes that the largest array of an evaluation may take
@@ -91,20 +108,35 @@ def draw_rows(
     key: Key[Array, "..."],
     first_step: Int[Array, ""],
     batches: Int[Array, "steps batch"] | None,
+    subsets: Int[Array, "networks m"] | None = None,
     *,
     max_steps: int,
     batch_size: int,
     num_examples: int,
     sampling: Sampling,
 ) -> Int[Array, "... max_steps batch"]:
-    """Return the indices of the next batches; of several keys those of each, drawn one after the other."""
+    """Return the indices of the next batches; of several keys those of each, drawn one after the other.
+
+    subsets: of which rows of the examples each of many networks draws.
+    """
     if batches is not None:
         return batches.at[first_step + jnp.arange(max_steps)].get(mode="clip")
 
     def draw(key: Array) -> Array:
         return draw_batches(key, first_step, max_steps, batch_size, num_examples, sampling)
 
-    return jax.lax.map(draw, key) if key.ndim else draw(key)
+    drawn = jax.lax.map(draw, key) if key.ndim else draw(key)
+    if subsets is None:
+        return drawn
+    return jax.vmap(lambda rows, of: rows[of], (0, 0 if key.ndim else None))(subsets, drawn)
+
+
+class Record(NamedTuple):
+    """What is recorded of steps: their losses, and by name auxiliary and tracked values."""
+
+    loss: Any
+    """[..., steps], of JAX in a program and of NumPy outside, as all here."""
+    aux: dict[str, Any]
 
 
 def run_stretch(
@@ -112,15 +144,15 @@ def run_stretch(
     num_steps: Int[Array, ""],
     rows: Int[Array, "... max_steps batch"],
     hyper: dict[str, Array],
-    x: Array,
-    t: Array,
+    examples: Examples,
     *,
-    loss: Loss,
+    loss: Objective,
     optimizer: Optimizer,
     loss_after_update: bool,
     at_once: int | None,
-) -> tuple[TrainState, Float[Array, "... max_steps"], Bool[Array, "..."]]:
-    """Run num_steps ≤ max_steps updates; return the state, each step's loss and whether params are finite.
+    track: tuple[str, ...] = (),
+) -> tuple[TrainState, Record, Bool[Array, "..."]]:
+    """Run num_steps ≤ max_steps updates; return the state, a record of each, and whether all is finite.
 
     num_steps is traced: one program serves a stretch of any length, and its steps are the same bit for bit
     however a run is cut. at_once: None for one network; for many, whose hyperparameters and state but for a
@@ -128,30 +160,48 @@ def run_stretch(
     own: one such group after the other goes the whole stretch.
     """
     # Of one network XLA turns the products back by itself.
-    turn, step_loss = (turned, turned_products(loss)) if at_once else (lambda tree: tree, loss)
+    turn = turned if at_once else lambda tree: tree
 
-    def one(state: TrainState, rows: Array, hyper: dict[str, Array]) -> tuple[TrainState, Array, Array]:
-        rule = optimizer(**hyper) if hyper else optimizer
+    def one(state: TrainState, rows: Array, hyper: dict[str, Array]) -> tuple[TrainState, Record, Array]:
+        own_loss, rest = loss.bound(hyper)
+        rule = optimizer(**rest) if rest else optimizer
+        step_loss = replace(own_loss, turned=bool(at_once))
 
-        def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            state, losses = turn(carry[0]), carry[1]
-            x_batch, t_batch = (array.at[rows[index]].get(mode="promise_in_bounds") for array in (x, t))
-            state, value = update(state, x_batch, t_batch, loss=step_loss, optimizer=rule)
+        def recorded(value: Array, aux: PyTree, grads: PyTree, opt_state: optax.OptState) -> Record:
+            named, more = by_name(aux), tracked(track, grads, opt_state)
+            if both := sorted(named.keys() & more.keys()):
+                raise ValueError(f"auxiliary values must not be named as those of track, got {both}")
+            return Record(value, named | more)
+
+        def body(index: Array, carry: tuple[TrainState, Record]) -> tuple[TrainState, Record]:
+            state, records = turn(carry[0]), carry[1]
+            batch = jax.tree.map(lambda leaf: leaf.at[rows[index]].get(mode="promise_in_bounds"), examples)
+            key = step_key(state.key, state.step) if loss.keyed else state.key
+            state, value, aux, grads = update(state, batch, loss=step_loss, optimizer=rule)
             if loss_after_update:
-                value = loss(state.params, x_batch, t_batch)
-            return turn(state), losses.at[index].set(value)
+                value = own_loss(state.params, state.model_state, batch, key)[0]
+            record = recorded(value, aux, grads, state.opt_state)
+            return turn(state), jax.tree.map(lambda all, new: all.at[index].set(new), records, record)
 
-        dtype = _check_scalar(loss, state.params, x[rows[0]], t[rows[0]], name="the loss").dtype
-        losses = jnp.zeros(len(rows), dtype)
-        state, losses = jax.lax.fori_loop(0, num_steps, body, (turn(state), losses))
+        def record_of(state: TrainState, examples: Examples) -> Record:
+            batch = jax.tree.map(lambda leaf: leaf[rows[0]], examples)
+            value, (_, aux) = own_loss(state.params, state.model_state, batch, state.key)
+            return recorded(value, aux, trainable(state.params), state.opt_state)
+
+        shapes = jax.eval_shape(record_of, state, examples)
+        records = jax.tree.map(lambda leaf: jnp.zeros((len(rows), *leaf.shape), leaf.dtype), shapes)
+        state, records = jax.lax.fori_loop(0, num_steps, body, (turn(state), records))
         state = turn(state)
-        return state, losses, all_finite(state.params)
+        return state, records, all_finite((state.params, state.model_state))
 
     if at_once is None:
         return one(state, rows, hyper)
     if rows.ndim == 3:
-        return jax.lax.map(lambda network: one(*network), (state, rows, hyper), batch_size=at_once)
-    axes = TrainState._make((0, 0, 0, None))
+        shared = None if state.key.ndim else state.key
+        state = state if shared is None else state._replace(key=jnp.broadcast_to(shared, len(rows)))
+        state, *found = jax.lax.map(lambda network: one(*network), (state, rows, hyper), batch_size=at_once)
+        return (state if shared is None else state._replace(key=shared), *found)
+    axes = TrainState._make((0, 0, 0, 0 if state.key.ndim else None, 0))
     return jax.vmap(one, (axes, None, 0), (axes, 0, 0))(state, rows, hyper)
 
 
@@ -159,51 +209,55 @@ def init_networks(params: PyTree, hyper: dict[str, Array], *, optimizer: Optimiz
     """Return the first state of each network's optimizer."""
 
     def one(params: PyTree, hyper: dict[str, Array]) -> optax.OptState:
-        return (optimizer(**hyper) if hyper else optimizer).init(params)
+        return (optimizer(**hyper) if hyper else optimizer).init(trainable(params))
 
     return jax.vmap(one)(params, hyper)
 
 
 def evaluate(
-    params: PyTree, x: Array, t: Array, *, metrics: tuple[tuple[str, Loss], ...], chunk: int, many: bool
-) -> dict[str, Float[Array, "... 2"]]:
+    weights: Weights, examples: Examples, *, metrics: tuple[tuple[str, Measure], ...], chunk: int, many: bool
+) -> dict[str, tuple[Array, Array]]:
     """Return each metric over all examples, as the mean over chunks, and by how much it is not such a mean.
 
     That is what two chunks at once differ by from the mean of both.
     """
+    length = num_examples(examples)
 
-    def one(params: PyTree) -> dict[str, Array]:
-        return {name: over_chunks(turned_products(metric), params) for name, metric in metrics}
+    def one(weights: Weights) -> dict[str, tuple[Array, Array]]:
+        return {name: over_chunks(turned_products(metric), weights) for name, metric in metrics}
 
-    def over_chunks(metric: Loss, params: PyTree) -> Array:
-        if chunk >= len(x):
-            value = metric(params, x, t)
-            return jnp.stack([value, jnp.zeros_like(value)])
+    def over_chunks(metric: Callable[..., Any], weights: Weights) -> tuple[Array, Array]:
+        if chunk >= length:
+            value = jnp.asarray(metric(weights, examples))
+            return value, jnp.zeros_like(value)
 
         def part(first: Array | int, count: int) -> Array:
-            return metric(params, *(jax.lax.dynamic_slice_in_dim(array, first, count) for array in (x, t)))
+            def cut(leaf: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(leaf, first, count)
 
-        count, rest = divmod(len(x), chunk)
+            return jnp.asarray(metric(weights, jax.tree.map(cut, examples)))
+
+        count, rest = divmod(length, chunk)
         values = jax.lax.map(lambda i: part(i * chunk, chunk), jnp.arange(count))
-        mean = values.mean()
+        mean = values.mean(axis=0)
         if rest:
-            mean += (part(count * chunk, rest) - mean) * (rest / len(x))
+            mean += (part(count * chunk, rest) - mean) * (rest / length)
         two = [values[0], values[1]] if count > 1 else [values[0], part(chunk, rest)]
-        share = chunk / min(2 * chunk, len(x))
-        gap = part(0, min(2 * chunk, len(x))) - (two[0] * share + two[1] * (1 - share))
-        return jnp.stack([mean, gap]).astype(values.dtype)
+        share = chunk / min(2 * chunk, length)
+        gap = part(0, min(2 * chunk, length)) - (two[0] * share + two[1] * (1 - share))
+        return mean.astype(values.dtype), gap.astype(values.dtype)
 
     # One network after the other: what lies between its layers is already many times the size of x.
-    return jax.lax.map(one, params) if many else one(params)
+    return jax.lax.map(one, weights) if many else one(weights)
 
 
-def chunk_of(metric: Loss, params: PyTree, x: Array, t: Array) -> int:
+def chunk_of(metric: Callable[..., Any], weights: Weights, examples: Examples) -> int:
     """Return how many examples to evaluate at a time, so that no array of the metric takes more than `_HELD`.
 
-    params: of one network, or their shapes.
+    weights: of one network, or their shapes.
     """
-    largest = _largest(jax.make_jaxpr(metric)(params, x, t))
-    return len(x) if largest <= _HELD else max(1, len(x) * _HELD // largest)
+    largest, length = _largest(jax.make_jaxpr(metric)(weights, examples)), num_examples(examples)
+    return length if largest <= _HELD else max(1, length * _HELD // largest)
 
 
 def _largest(jaxpr: Any) -> int:
@@ -223,83 +277,92 @@ def compile_train(
     hyper: dict[str, Array],
     max_steps: int,
     at_once: int | None,
-) -> Callable[[TrainState, Array, Array, dict[str, Array]], tuple[TrainState, Array, Array]]:
-    """Return what takes steps: of a state, its step, how many steps and the hyperparameters.
+) -> Callable[..., tuple[TrainState, Record, Array]]:
+    """Return what takes steps: of a state, its step, how many steps, the hyperparameters and subsets.
 
     It is being compiled; its first call waits for that.
     """
-    x, t = task.parts["train"]
+    examples = task.parts["train"]
     zero = on_device(0)
     own = state.key.shape if task.batches is None else ()
+    own = own if task.subsets is None else task.subsets.shape[:1]
     rows = jax.ShapeDtypeStruct((*own, max_steps, task.batch_size), jnp.int32)
     how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
-    step = program(run_stretch, state, zero, rows, hyper, x, t, plain=at_once is None, at_once=at_once, **how)
+    how |= {"track": task.track, "at_once": at_once}
+    step = program(run_stretch, state, zero, rows, hyper, examples, plain=at_once is None, **how)
     draw = program(
         draw_rows,
         state.key,
         zero,
         task.batches,
+        task.subsets,
         max_steps=max_steps,
         batch_size=task.batch_size,
-        num_examples=len(x),
+        num_examples=task.num_examples,
         sampling=task.sampling,
     )
 
     def take(
-        state: TrainState, first: Array, num_steps: Array, hyper: dict[str, Array]
-    ) -> tuple[TrainState, Array, Array]:
-        rows = draw.result()(state.key, first, task.batches)
-        return step.result()(state, num_steps, rows, hyper, x, t)
+        state: TrainState,
+        first: Array,
+        num_steps: Array,
+        hyper: dict[str, Array],
+        subsets: Array | None = None,
+    ) -> tuple[TrainState, Record, Array]:
+        rows = draw.result()(state.key, first, task.batches, subsets)
+        return step.result()(state, num_steps, rows, hyper, examples)
 
     return take
 
 
-def compile_evaluate(task: Task, params: PyTree, *, many: bool) -> Evaluate:
-    """Return what evaluates params, in chunks of bounded memory; it is being compiled."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[many:], leaf.dtype), params)
-    whole = max(len(task.parts[part][0]) for part in task.parts)
+def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
+    """Return what evaluates a state, in chunks of bounded memory; it is being compiled."""
+    weights = weights_of(state)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[many:], leaf.dtype), weights)
+    whole = max(num_examples(part) for part in task.parts.values())
 
-    def compiled(part: str, metrics: Mapping[str, Any], chunk: int | None = None) -> Future[Any]:
-        x, t = task.parts[part]
+    def compiled(part: str, metrics: Mapping[str, Measure], chunk: int | None = None) -> Future[Any]:
+        examples = task.parts[part]
         if chunk is None:
-            chunk = min(task.eval_batch or chunk_of(metric, one, x, t) for metric in metrics.values())
+            chunk = min(task.eval_batch or chunk_of(metric, one, examples) for metric in metrics.values())
         return program(
             evaluate,
-            params,
-            x,
-            t,
+            weights,
+            examples,
             plain=False,
             metrics=tuple(metrics.items()),
-            chunk=min(chunk, len(x)),
+            chunk=min(chunk, num_examples(examples)),
             many=many,
         )
 
     programs = {part: compiled(part, task.metrics) for part in task.eval_parts}
 
-    def measure(params: PyTree) -> Metrics:
+    def measure(state: TrainState) -> Metrics:
         measured: Metrics = {}
+        weights = weights_of(state)
         for part in task.eval_parts:
-            found = jax.device_get(programs[part].result()(params, *task.parts[part]))
-            for name in task.metrics:
-                value, gap = (found[name][..., i] for i in (0, 1))
+            found = jax.device_get(programs[part].result()(weights, task.parts[part]))
+            measured[part] = {}
+            for name, (value, gap) in found.items():
                 eps = jnp.finfo(value.dtype).eps if jnp.issubdtype(value.dtype, jnp.floating) else 0
                 if (np.abs(gap) > 64 * eps * np.abs(value)).any():  # no mean over examples
                     again = compiled(part, {name: task.metrics[name]}, whole).result()
-                    value = jax.device_get(again(params, *task.parts[part]))[name][..., 0]
-                found[name] = value if many else value.dtype.type(value)
-                for index in np.flatnonzero(np.isnan(value))[:1]:
-                    _say_what_is_wrong(task, name, part, share_of(params, int(index)) if many else params)
-            measured[part] = found
+                    value, _ = jax.device_get(again(weights, task.parts[part]))[name]
+                measured[part][name] = value if value.ndim else value.dtype.type(value)
+                unknown = np.isnan(value).reshape(len(value) if many else 1, -1).any(axis=1)
+                for index in np.flatnonzero(unknown)[:1]:
+                    _say_what_is_wrong(task, name, part, share_of(weights, int(index)) if many else weights)
         return measured
 
     return measure
 
 
-def _say_what_is_wrong(task: Task, name: str, part: str, params: PyTree) -> None:
+def _say_what_is_wrong(task: Task, name: str, part: str, weights: Weights) -> None:
     """Evaluate a metric uncompiled, which can raise what is wrong, a batch at a time."""
     examples = task.parts[part]
-    for first in range(0, len(examples[0]), 10_000):
-        task.metrics[name](params, *(array[first : first + 10_000] for array in examples))
+    for first in range(0, num_examples(examples), 10_000):
+        some = jax.tree.map(lambda leaf, first=first: leaf[first : first + 10_000], examples)
+        task.metrics[name](weights, some)
 
 
 def on_device(number: int) -> Array:

@@ -3,20 +3,22 @@
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxnet.training.program import Evaluate, Metrics, merged
-from jaxnet.training.state import PyTree, TrainState
+from jaxnet.training.program import Evaluate, Metrics, Record, merged
+from jaxnet.training.state import PyTree, TrainState, weights_of
 from jaxnet.training.task import EarlyStopping, Task, batch_error
 
-Train = Callable[[TrainState, int, int], tuple[TrainState, np.ndarray, np.ndarray]]
+Train = Callable[[TrainState, int, int], tuple[TrainState, Record, np.ndarray]]
 
 _MAX_STRETCH = 1000  # steps
 _MAX_DRAWN = 2**20  # examples
@@ -32,18 +34,23 @@ class History(NamedTuple):
     """The loss of each step's batch: before its update, or after it with `loss_after_update=True`."""
     eval_step: Int[np.ndarray, " evals"]
     """The steps (from 0) right after whose update the metrics were taken."""
-    train: dict[str, Float[np.ndarray, "... evals"]]
-    test: dict[str, Float[np.ndarray, "... evals"]]
-    validation: dict[str, Float[np.ndarray, "... evals"]]
+    train: dict[str, Shaped[np.ndarray, "..."]]
+    """The metrics by name, each [..., evals] or, of a metric that is an array, [..., evals, *its shape]."""
+    test: dict[str, Shaped[np.ndarray, "..."]]
+    validation: dict[str, Shaped[np.ndarray, "..."]]
+    aux: Mapping[str, Shaped[np.ndarray, "..."]] = {}
+    """Of each step what the loss returns with `has_aux`, by its path, and what `track` names."""
 
 
 class Best(NamedTuple):
-    """The best evaluation of a run with early stopping."""
+    """The best evaluation of a run with early stopping; of many networks, each with its own."""
 
-    step: int
-    """The step (from 0) right after whose update it was."""
-    value: np.floating
+    step: Int[np.ndarray, " networks"] | int
+    """The step (from 0) right after whose update it was; of many networks -1 where there was none."""
+    value: Any
     params: PyTree
+    """What was evaluated: those of that step, or their average with `averaged`."""
+    model_state: PyTree = ()
 
 
 class Stretch(NamedTuple):
@@ -61,6 +68,19 @@ class Stretch(NamedTuple):
     """With early stopping, the best evaluation so far."""
     result: Callable[[], Any] | None = None
     """Makes the result of the run so far, such as to save it."""
+    aux: Mapping[str, Any] = {}
+    """As in the history, of this stretch alone."""
+
+
+class Watch(NamedTuple):
+    """What early stopping has seen of each network."""
+
+    best: Float[np.ndarray, "..."]
+    """The metric, with the sign that makes less better."""
+    step: Int[np.ndarray, "..."]
+    """Of the best evaluation; -1 for none."""
+    waited: Int[np.ndarray, "..."]
+    """Evaluations since."""
 
 
 class Run(NamedTuple):
@@ -70,21 +90,30 @@ class Run(NamedTuple):
     alive: Bool[np.ndarray, "..."]
     """Whether all was finite so far; [] or [networks]."""
     done: int = 0
-    losses: tuple[np.ndarray, ...] = ()  # [..., steps], in few pieces
+    records: tuple[Record, ...] = ()  # of [..., steps, ...], in few pieces
     evaluations: tuple[tuple[int, Metrics], ...] = ()
     scheduled: Best | None = None
     """The best of the evaluations that a longer run would have too."""
+    watch: Watch | None = None
+    """Of these evaluations."""
     best: Best | None = None
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     failure: str = ""
     """What became non-finite, where one network's run ends with it."""
+    ended: bool = False
+    """A callback ended it."""
 
-    def stopped_early(self, task: Task) -> bool:
-        """Whether early stopping ends the run here."""
-        if task.early_stopping is None:
-            return False
-        return best_step(_on_schedule(self.evaluations, task), task.early_stopping)[1]
+    def stopped_early(self, task: Task) -> Bool[np.ndarray, "..."]:
+        """Whether early stopping ends the run here; [] or [networks]."""
+        if task.early_stopping is None or self.watch is None:
+            return np.zeros(self.alive.shape, bool)
+        return np.asarray(self.watch.waited >= task.early_stopping.patience)
+
+    def active(self, task: Task) -> Bool[np.ndarray, "..."]:
+        """Whether there are steps to take yet; [] or [networks]."""
+        going = self.done < task.steps and not self.ended
+        return np.asarray(self.alive & ~self.stopped_early(task) & going)
 
 
 def history_of(run: Run, task: Task) -> History:
@@ -97,11 +126,32 @@ def history_of(run: Run, task: Task) -> History:
             return {}
         if not found:
             return dict.fromkeys(task.metrics, empty)
-        return {name: np.stack([m[part][name] for m in found], axis=-1) for name in task.metrics}
+        return {name: np.stack([m[part][name] for m in found], axis=run.alive.ndim) for name in task.metrics}
 
-    loss = np.concatenate(run.losses, axis=-1) if run.losses else empty
+    record = joined(run.records) if run.records else Record(empty, {})
     steps = np.array([step for step, _ in run.evaluations], int)
-    return History(loss, steps, *(curves(part) for part in PARTS))
+    train, test, validation = map(curves, PARTS)
+    return History(record.loss, steps, train, test, validation, record.aux)
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Return the records of successive steps as one."""
+    axis = records[0].loss.ndim - 1
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+
+
+def with_nan(dtype: np.dtype) -> np.dtype:
+    """Return the dtype, or one for its numbers that has NaN."""
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else np.dtype(float)
+
+
+def kept_where(kept: Bool[np.ndarray, "..."], values: np.ndarray) -> np.ndarray:
+    """Return values with NaN where not kept, whose axes are the first ones of values."""
+    if kept.all():
+        return values
+    dtype = with_nan(values.dtype)
+    kept = kept.reshape(kept.shape + (1,) * (values.ndim - kept.ndim))
+    return np.where(kept, values.astype(dtype), np.asarray(np.nan, dtype))
 
 
 def resumed(
@@ -120,41 +170,69 @@ def resumed(
         raise ValueError(
             f"steps must be at least the {done} that the run to resume has done, got {task.steps}"
         )
+    axis = fresh.alive.ndim
     evaluations = tuple(
-        (int(step), {p: {n: getattr(history, p)[n][..., i] for n in task.metrics} for p in task.eval_parts})
+        (
+            int(step),
+            {
+                part: {name: np.take(getattr(history, part)[name], i, axis=axis) for name in task.metrics}
+                for part in task.eval_parts
+            },
+        )
         for i, step in enumerate(history.eval_step)
         if step < done
     )
     kept = _on_schedule(evaluations, task)
     scheduled, last = best
+    watch = None
     if stopping := task.early_stopping:
-        expected_best, got_best = best_step(kept, stopping)[0], None if scheduled is None else scheduled.step
-        if got_best != expected_best:
+        for evaluation in kept:
+            watch = watched(watch, evaluation, stopping, fresh.alive.shape)
+        none = np.full(fresh.alive.shape, -1)
+        expected_best = none if watch is None else watch.step
+        got_best = none if scheduled is None else np.asarray(scheduled.step)
+        if (got_best != expected_best).any():
+            found, got = (step.tolist() for step in (expected_best, got_best))
             raise ValueError(
                 f"resume must be of a run with this early stopping, whose best evaluation is after step "
-                f"{expected_best}, got {'no best' if got_best is None else got_best}"
+                f"{found}, got {'no best' if got == -1 else got}"
             )
     else:
         scheduled = last = None
     if done < task.steps:
         evaluations, last = kept, scheduled
-    losses = (history.loss[..., :done],)
+    record = jax.tree.map(
+        lambda leaf: leaf[(slice(None),) * axis + (slice(done),)], Record(history.loss, dict(history.aux))
+    )
     return fresh._replace(
-        state=state, done=done, losses=losses, evaluations=evaluations, scheduled=scheduled, best=last
+        state=state,
+        done=done,
+        records=(record,) if done else (),
+        evaluations=evaluations,
+        scheduled=scheduled,
+        watch=watch,
+        best=last,
     )
 
 
-def best_step(evaluations: Sequence[tuple[int, Metrics]], stopping: EarlyStopping) -> tuple[int | None, bool]:
-    """Return the step of the best evaluation, if any, and whether the run has gone on long enough since."""
-    best, found, waited = None, None, 0
+def check_recorded(run: Run, record: Record) -> None:
+    """Refuse to go on with a run of which something else was recorded."""
+    if run.records and list(run.records[0].aux) != list(record.aux):
+        expected, got = list(record.aux), list(run.records[0].aux)
+        raise ValueError(f"resume must be of a run that recorded {expected} of each step, got {got}")
+
+
+def watched(
+    watch: Watch | None, evaluation: tuple[int, Metrics], stopping: EarlyStopping, shape: tuple[int, ...]
+) -> Watch:
+    """Return what early stopping knows after one evaluation more; shape: [] or [networks]."""
+    best, found, waited = watch or (np.full(shape, start) for start in (np.inf, -1, 0))
+    step, measured = evaluation
     sign = 1 if stopping.mode == "min" else -1
-    for step, measured in evaluations:
-        value = sign * float(measured[stopping.part][stopping.metric])
-        if not np.isnan(value) and (best is None or value < best - stopping.min_delta):
-            best, found, waited = value, step, 0
-        else:
-            waited += 1
-    return found, waited >= stopping.patience
+    value = sign * np.asarray(measured[stopping.part][stopping.metric], float)
+    gains = ~np.isnan(value) & ((found < 0) | (value < best - stopping.min_delta))
+    found = np.where(gains, step, found)
+    return Watch(np.where(gains, value, best), found, np.where(gains, 0, waited + 1))
 
 
 def _on_schedule(evaluations: tuple[tuple[int, Metrics], ...], task: Task) -> tuple[tuple[int, Metrics], ...]:
@@ -169,64 +247,72 @@ def stretches(
     It ends with the task's steps, with early stopping, or where nothing is finite any more.
     """
     pace, pieces, seconds = 0.0, [], 0.0
-    while run.done < task.steps and run.alive.any() and not run.stopped_early(task):
+    while run.active(task).any():
         cut = next_cut(run.done, pace, task, max_steps)
         start = time.perf_counter()
-        run, losses = _extended(run, train, cut.num_steps, task)
+        run, record = _extended(run, train, cut.num_steps, task)
         taken = time.perf_counter() - start
         run = run._replace(train_seconds=run.train_seconds + taken)
         if run.failure:
             yield run, None
             return
         pace, seconds = taken / cut.num_steps, seconds + taken
-        pieces.append(losses)
+        pieces.append(record)
         measured: Metrics = {}
         if cut.evaluates:
-            measured = measure(run.state.params)
-            run = _evaluated(run, measured, task)
+            run, measured = _evaluated(run, measure(run.state), task)
         told = None
         if cut.ends:
             curves = {part: measured.get(part, {}) for part in PARTS}
-            loss = np.concatenate(pieces, axis=-1)
+            loss, aux = joined(pieces)
             told = Stretch(
-                run.state, loss, curves["train"], curves["test"], seconds, curves["validation"], run.best
+                run.state,
+                loss,
+                curves["train"],
+                curves["test"],
+                seconds,
+                curves["validation"],
+                run.best,
+                aux=aux,
             )
             pieces, seconds = [], 0.0
         yield run, told
 
 
-def _extended(run: Run, train: Train, num_steps: int, task: Task) -> tuple[Run, np.ndarray]:
-    """Return the run some steps later, and their losses; what is not finite stays where it last was."""
-    state, losses, finite = train(run.state, run.done, num_steps)
-    alive, failure = run.alive, ""
+def _extended(run: Run, train: Train, num_steps: int, task: Task) -> tuple[Run, Record]:
+    """Return the run some steps later, and their record; what is not finite stays where it last was."""
+    state, record, finite = train(run.state, run.done, num_steps)
+    going, alive, failure = run.active(task), run.alive, ""
     if task.on_nonfinite == "stop":
-        alive = np.asarray(run.alive & finite & np.isfinite(losses).all(axis=-1))
-        state = merged(run.alive, state, run.state)
-        losses = np.where(run.alive[..., None], losses, np.asarray(np.nan, losses.dtype))
-        if (failed := np.asarray(run.alive & ~alive)).any():
-            state, losses, failure = _rewound(run, train, state, losses, failed)
-            for index in np.flatnonzero(failed) if failed.ndim else ():
-                if (error := batch_error(state, task, int(index))) is not None:
-                    raise error
+        alive = np.asarray(run.alive & (~going | (finite & np.isfinite(record.loss).all(axis=-1))))
+    if not going.all():  # what has ended stays as it was
+        state = merged(going, state, run.state)
+        record = jax.tree.map(lambda leaf: kept_where(going, leaf), record)
+    if (failed := np.asarray(run.alive & ~alive)).any():
+        state, record, failure = _rewound(run, train, state, record, failed)
+        for index in np.flatnonzero(failed) if failed.ndim else ():
+            if (error := batch_error(state, task, int(index))) is not None:
+                raise error
     if failure and not alive.ndim:
-        num_steps = losses.shape[-1]
+        num_steps = record.loss.shape[-1]
     else:
         failure = ""
-    pieces = (*run.losses, losses)
-    while len(pieces) > 1 and pieces[-2].shape[-1] <= pieces[-1].shape[-1]:  # so that they stay few
-        pieces = (*pieces[:-2], np.concatenate(pieces[-2:], axis=-1))
+    pieces = (*run.records, record)
+    while len(pieces) > 1 and pieces[-2].loss.shape[-1] <= pieces[-1].loss.shape[-1]:  # so that they stay few
+        pieces = (*pieces[:-2], joined(pieces[-2:]))
     done = run.done + num_steps
-    return run._replace(state=state, alive=alive, done=done, losses=pieces, failure=failure), losses
+    return run._replace(state=state, alive=alive, done=done, records=pieces, failure=failure), record
 
 
 def _rewound(
-    run: Run, train: Train, state: TrainState, losses: np.ndarray, failed: np.ndarray
-) -> tuple[TrainState, np.ndarray, str]:
-    """Return the state with the failed networks as they last were finite, the losses up to there, and why.
+    run: Run, train: Train, state: TrainState, record: Record, failed: np.ndarray
+) -> tuple[TrainState, Record, str]:
+    """Return the state with the failed networks as they last were finite, the record up to there, and why.
 
     The program is deterministic and can be cut anywhere: so it is run again, up to where it was last good.
     One that looked at every step would, with Adam, differ in the last bits.
     """
+    losses = record.loss
     width = losses.shape[-1]
     rows = np.isfinite(losses).reshape(-1, width)
     goods = np.where(rows.all(axis=1), width, rows.argmin(axis=1))
@@ -251,23 +337,40 @@ def _rewound(
             state = merged(seen.reshape(failed.shape), there, state)
             failure = f"the loss became {losses[..., good]}"
     if not failed.ndim:
-        return state, losses[: goods[0]], failure
+        return state, jax.tree.map(lambda leaf: leaf[: goods[0]], record), failure
     kept = ~failed[:, None] | (np.arange(width) < goods[:, None])
-    return state, np.where(kept, losses, np.asarray(np.nan, losses.dtype)), failure
+    return state, jax.tree.map(lambda leaf: kept_where(kept, leaf), record), failure
 
 
-def _evaluated(run: Run, measured: Metrics, task: Task) -> Run:
-    """Return the run with an evaluation of its end; NaN of what is not finite."""
-    for values in measured.values() if run.alive.ndim else ():
-        for name, value in values.items():
-            values[name] = np.where(run.alive, value, np.asarray(np.nan, value.dtype))
+def _evaluated(run: Run, measured: Metrics, task: Task) -> tuple[Run, Metrics]:
+    """Return the run with an evaluation of its end, which is NaN of what had ended before, and that."""
+    going = run.alive & ~run.stopped_early(task)
+    if run.alive.ndim:
+        measured = {
+            part: {name: kept_where(going, value) for name, value in values.items()}
+            for part, values in measured.items()
+        }
     end = run.done - 1
     run = run._replace(evaluations=(*run.evaluations, (end, measured)))
-    if (stopping := task.early_stopping) is None or best_step(run.evaluations, stopping)[0] != end:
-        return run
-    best = Best(end, measured[stopping.part][stopping.metric], run.state.params)
-    scheduled = best if _on_schedule(run.evaluations[-1:], task) else run.scheduled
-    return run._replace(best=best, scheduled=scheduled)
+    if (stopping := task.early_stopping) is None:
+        return run, measured
+    watch = watched(run.watch, (end, measured), stopping, run.alive.shape)
+    on_schedule = bool(_on_schedule(run.evaluations[-1:], task))
+    run = run._replace(watch=watch if on_schedule else run.watch)
+    better = watch.step == end
+    if not better.any():
+        return run, measured
+    new = Best(
+        np.full(better.shape, end) if better.ndim else end,
+        measured[stopping.part][stopping.metric],
+        *weights_of(run.state),
+    )
+    if not better.all():
+        old = run.best or new._replace(step=np.full(better.shape, -1), value=new.value * np.nan)
+        step, value = np.where(better, new.step, old.step), np.where(better, new.value, old.value)
+        new = Best(step, value, *merged(better, new[2:], old[2:]))
+    scheduled = new if on_schedule else run.scheduled
+    return run._replace(best=new, scheduled=scheduled), measured
 
 
 class Cut(NamedTuple):
@@ -313,11 +416,12 @@ def bar(total: int, done: int, shown: bool) -> Iterator[Callable[[Run, int], Non
         def tell(run: Run, num_steps: int) -> None:
             shown_bar.update(num_steps)
             if run.alive.any() and not shown_bar.disable:
-                last = {"loss": run.losses[-1][..., -1]}
+                last = {"loss": run.records[-1].loss[..., -1]}
                 if run.evaluations:
                     for part, values in run.evaluations[-1][1].items():
-                        last |= {f"{part} {name}": value for name, value in values.items()}
-                means = {name: np.mean(np.asarray(value)[run.alive]) for name, value in last.items()}
-                shown_bar.set_postfix({name: f"{mean:.4g}" for name, mean in means.items()}, refresh=False)
+                        last |= {f"{part} {n}": v for n, v in values.items() if v.ndim == run.alive.ndim}
+                known = {name: np.asarray(value)[~np.isnan(value)] for name, value in last.items()}
+                means = {name: f"{np.mean(values):.4g}" for name, values in known.items() if values.size}
+                shown_bar.set_postfix(means, refresh=False)
 
         yield tell

@@ -1,6 +1,8 @@
 """What a run is asked to do, and every check of an argument before anything is computed."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -11,20 +13,31 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
-from jaxnet._arrays import as_pair
+from jaxnet._arrays import as_examples
 from jaxnet.training.state import (
     BATCH_SIZE,
     STEPS,
     AnyKey,
+    Examples,
     Loss,
+    Measure,
+    Metric,
+    Objective,
     PyTree,
     Sampling,
     TrainState,
     all_finite,
     as_key,
+    as_params,
     default_optimizer,
     draw_batches,
+    num_examples,
+    step_key,
+    takes,
+    trainable,
 )
+
+_log = logging.getLogger(__name__)
 
 Part = Literal["train", "validation", "test"]
 OnNonFinite = Literal["stop", "continue"]
@@ -47,13 +60,13 @@ class EarlyStopping(NamedTuple):
 class Task(NamedTuple):
     """What `fit` and `fit_many` are asked to do, checked and with its defaults."""
 
-    loss: Loss
-    parts: dict[str, tuple[Array, Array]]
+    loss: Objective
+    parts: dict[str, Examples]
     batches: Array | None
     steps: int
     batch_size: int
     sampling: Sampling
-    metrics: Mapping[str, Loss]
+    metrics: Mapping[str, Measure]
     eval_every: int | None
     """None where nothing is evaluated."""
     eval_parts: tuple[str, ...]
@@ -62,6 +75,14 @@ class Task(NamedTuple):
     on_nonfinite: OnNonFinite
     stretch: int | None
     early_stopping: EarlyStopping | None
+    track: tuple[str, ...] = ()
+    subsets: Array | None = None
+    """Of many networks the rows of train that each is trained on [networks, m]."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples a network is trained on."""
+        return num_examples(self.parts["train"]) if self.subsets is None else self.subsets.shape[1]
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same in a run that goes on from this one's result."""
@@ -73,50 +94,75 @@ def check_task(
     loss: Loss,
     parts: dict[str, Any],
     *,
-    batches: ArrayLike | None,
-    steps: int | None,
-    batch_size: int | None,
-    sampling: Sampling,
-    metrics: Mapping[str, Loss] | None,
-    eval_every: int | None,
-    eval_parts: Sequence[str] | None,
-    eval_batch: int | None,
-    loss_after_update: bool,
-    on_nonfinite: OnNonFinite,
-    stretch: int | None,
+    batches: ArrayLike | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    sampling: Sampling = "replacement",
+    metrics: Mapping[str, Metric] | None = None,
+    eval_every: int | None = None,
+    eval_parts: Sequence[str] | None = None,
+    eval_batch: int | None = None,
+    loss_after_update: bool = False,
+    on_nonfinite: OnNonFinite = "stop",
+    stretch: int | None = None,
     early_stopping: EarlyStopping | None = None,
+    epochs: int | None = None,
+    sample_weight: ArrayLike | list | None = None,
+    class_weight: Any = None,
+    has_state: bool = False,
+    has_aux: bool = False,
+    track: Sequence[str] = (),
+    subsets: ArrayLike | None = None,
 ) -> Task:
     """Return the checked task; parts: train first, the others None where not given."""
-    x, t = check_examples(parts["train"], "train")
-    checked = {"train": (x, t)}
+    train = check_examples(parts["train"], "train")
+    length = num_examples(train)
+    given, loss = loss, with_class_weight(loss, class_weight, train.t)
+    train = train._replace(sample_weight=check_sample_weight(sample_weight, length, loss))
+    checked = {"train": train}
+    if subsets is not None:
+        if batches is not None:
+            raise ValueError("subsets must be left out where batches are given")
+        subsets = check_rows(subsets, "subsets", "networks, m", length)
+        length = subsets.shape[1]
     if batches is not None:
-        batches = check_batches(batches, len(x), steps, batch_size)
+        batches = check_batches(batches, length, steps, batch_size)
         steps, batch_size = batches.shape
-    steps = check_positive_int(STEPS if steps is None else steps, "steps")
     batch_size = check_positive_int(BATCH_SIZE if batch_size is None else batch_size, "batch_size")
+    if epochs is not None:
+        if steps is not None:
+            raise ValueError(f"epochs must be left out where steps or batches are given, got {epochs}")
+        steps = check_positive_int(epochs, "epochs") * max(length // batch_size, 1)
+    steps = check_positive_int(STEPS if steps is None else steps, "steps")
     check_choice(sampling, get_args(Sampling), "sampling")
     check_choice(on_nonfinite, get_args(OnNonFinite), "on_nonfinite")
     for name, examples in parts.items():
         if name != "train" and examples is not None:
-            checked[name] = check_examples(examples, name, x.shape[1:])
+            checked[name] = check_examples(examples, name, train.x)
     if metrics is None:
         metrics = {} if len(checked) == 1 else {"loss": loss}
     elif not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
+    measures = {
+        name: Measure(metric, has_state, (has_state or has_aux) and (metric is loss or metric is given))
+        for name, metric in metrics.items()
+    }
     for part in eval_parts or ():
         check_choice(part, list(checked), "eval_parts")
     evaluated = tuple(part for part in checked if eval_parts is None or part in eval_parts)
     every = (
-        max(len(x) // batch_size, 1) if eval_every is None else check_positive_int(eval_every, "eval_every")
+        max(length // batch_size, 1) if eval_every is None else check_positive_int(eval_every, "eval_every")
     )
+    if isinstance(track, str):
+        raise TypeError(f"track must be a sequence of names, got {track!r}")
     task = Task(
-        loss,
+        Objective(loss, has_state, has_aux),
         checked,
         batches,
         steps,
         batch_size,
         sampling,
-        metrics,
+        measures,
         every if metrics and evaluated else None,
         evaluated if metrics else (),
         None if eval_batch is None else check_positive_int(eval_batch, "eval_batch"),
@@ -124,10 +170,72 @@ def check_task(
         on_nonfinite,
         None if stretch is None else check_positive_int(stretch, "stretch"),
         early_stopping,
+        tuple(track),
+        subsets,
     )
     if early_stopping is not None:
         check_early_stopping(early_stopping, task)
     return task
+
+
+def balanced_class_weight(labels: ArrayLike, classes: int | None = None) -> np.ndarray:
+    """Return a weight for each class with which all classes weigh the same: `n / (classes · n_class)`.
+
+    classes: by default one more than the largest label; one that no example has gets 0. As scikit-learn's
+    `compute_class_weight("balanced")` does of classes that all have examples.
+
+    Raises:
+        TypeError: labels are not integers.
+        ValueError: labels are not of shape [n], or negative.
+
+    >>> balanced_class_weight(np.array([0, 0, 0, 1]))
+    array([0.66666667, 2.        ])
+    """
+    host = np.asarray(labels)
+    if host.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers to weigh classes by, got {host.dtype}")
+    if host.ndim != 1 or not host.size or host.min() < 0:
+        raise ValueError(f"labels must be [n] and not negative to weigh classes by, got {list(host.shape)}")
+    counts = np.bincount(host, minlength=classes or 0)
+    return np.divide(len(host), len(counts) * counts, out=np.zeros(len(counts)), where=counts > 0)
+
+
+def with_class_weight(loss: Loss, class_weight: Any, labels: PyTree) -> Loss:
+    """Return the loss with a weight for each class, or say what is wrong with it."""
+    if class_weight is None:
+        return loss
+    if not takes(loss, "class_weight"):
+        raise TypeError("class_weight must be given to a loss with a parameter of that name, got one without")
+    if isinstance(class_weight, str):
+        check_choice(class_weight, ["balanced"], "class_weight")
+        if not hasattr(labels, "dtype"):
+            got = "none" if labels is None else type(labels).__name__
+            raise TypeError(f"class_weight 'balanced' needs integer labels [n] for targets, got {got}")
+        return partial(loss, class_weight=balanced_class_weight(labels))
+    weights = np.asarray(class_weight)
+    if weights.dtype.kind not in "iuf" or weights.ndim != 1 or not (weights >= 0).all() or not weights.any():
+        raise ValueError(
+            f"class_weight must be 'balanced' or a number for each class, none negative, got {class_weight!r}"
+        )
+    return partial(loss, class_weight=weights)
+
+
+def check_sample_weight(weights: ArrayLike | list | None, length: int, loss: Loss) -> Array | None:
+    """Return a weight for each example on the device, or say what is wrong with them."""
+    if weights is None:
+        return None
+    if not takes(loss, "sample_weight"):
+        raise TypeError(
+            "sample_weight must be given to a loss with a parameter of that name, got one without"
+        )
+    host = np.asarray(weights)
+    if host.dtype.kind not in "iufb":
+        raise TypeError(f"sample_weight must be numbers, got {host.dtype}")
+    if host.shape != (length,):
+        raise ValueError(f"sample_weight must have shape [{length}], got {list(host.shape)}")
+    if not np.isfinite(host).all() or host.min() < 0 or not host.any():
+        raise ValueError("sample_weight must be finite, not negative, and not all zero")
+    return jnp.asarray(host, float)
 
 
 def check_choice(value: Any, allowed: Sequence[str], name: str) -> None:
@@ -138,22 +246,63 @@ def check_choice(value: Any, allowed: Sequence[str], name: str) -> None:
 
 
 def check_params(params: PyTree) -> None:
-    """Refuse params that are not floating-point or not finite."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
+    """Refuse params none of which is floating-point, that are complex, or not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for _, leaf in leaves):
+        got = [f"params{jax.tree_util.keystr(path)} {leaf.dtype}" for path, leaf in leaves]
+        raise TypeError(f"params must hold floating-point leaves to train, got {', '.join(got) or 'none'}")
+    for path, leaf in leaves:
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            where = jax.tree_util.keystr(path)
+            raise TypeError(f"params{where} must be real, got {leaf.dtype}")
     if not all_finite(params):
         raise ValueError("params must be finite, got NaN or infinity")
 
 
-def check_metrics(task: Task, params: PyTree) -> None:
-    """Refuse metrics that do not return a scalar; params: arrays or their shapes and dtypes."""
+def check_model_state(state: PyTree, has_state: bool, networks: int | None = None) -> PyTree:
+    """Return the first state of the model, or of many, as arrays; () where there is none."""
+    if has_state != (state is not None):
+        got = "none" if state is None else "one"
+        raise ValueError(f"state must be given with has_state=True, and only then, got {got}")
+    if state is None:
+        return ()
+    state = jax.tree.map(jnp.asarray, state)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if networks is not None and leaf.shape[:1] != (networks,):
+            where = f"state{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} must be of {networks} networks, got shape {list(leaf.shape)}")
+    if not all_finite(state):
+        raise ValueError("state must be finite, got NaN or infinity")
+    return state
+
+
+def check_metrics(task: Task, weights: tuple[PyTree, PyTree]) -> None:
+    """Refuse metrics that return no array, or one a number for each example; weights: or their shapes."""
     for name, metric in task.metrics.items():
         for part in task.eval_parts:
-            value = jax.eval_shape(metric, params, *task.parts[part])
-            if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
-                got = getattr(value, "shape", type(value).__name__)
-                raise TypeError(f"the metric {name!r} must return a scalar, got {got}")
+            examples = task.parts[part]
+            length = num_examples(examples)
+            value = jax.eval_shape(metric, weights, examples)
+            if not isinstance(value, jax.ShapeDtypeStruct):
+                raise TypeError(
+                    f"the metric {name!r} must return a number or an array, got {type(value).__name__}"
+                )
+            if value.shape[:1] == (length,):
+
+                def longer(leaf: Array) -> jax.ShapeDtypeStruct:
+                    return jax.ShapeDtypeStruct((len(leaf) + 1, *leaf.shape[1:]), leaf.dtype)
+
+                more = jax.eval_shape(metric, weights, jax.tree.map(longer, examples))
+                if more.shape != value.shape:
+                    raise TypeError(
+                        f"the metric {name!r} must reduce over the examples, got shape {list(value.shape)} "
+                        f"of {length} {part} examples"
+                    )
+            stopping = task.early_stopping
+            if value.shape and stopping is not None and stopping.metric == name:
+                raise ValueError(
+                    f"early_stopping.metric must be of a scalar, got {name!r} of shape {list(value.shape)}"
+                )
 
 
 def check_early_stopping(stopping: EarlyStopping, task: Task) -> None:
@@ -187,43 +336,56 @@ def batch_error(state: TrainState, task: Task, network: int | None = None) -> Ex
 
     network: of many, which.
     """
-    x, t = task.parts["train"]
     with jax.transfer_guard("allow"):
         if network is not None:
             state = jax.tree.map(lambda leaf: leaf[network] if leaf.ndim else leaf, state)
-        step = int(state.step)
-        if task.batches is None:
-            rows = draw_batches(state.key, step, 1, task.batch_size, len(x), task.sampling)[0]
-        else:
-            rows = task.batches[step]
         try:
-            task.loss(state.params, x[rows], t[rows])
+            task.loss(state.params, state.model_state, *next_batch(state, task, network))
         except (TypeError, ValueError) as error:
-            return type(error)(f"in the batch of step {step}: {error}")
+            return type(error)(f"in the batch of step {int(state.step)}: {error}")
     return None
 
 
-def check_examples(
-    examples: tuple[ArrayLike, ArrayLike], name: str, shape: tuple[int, ...] | None = None
-) -> tuple[Array, Array]:
-    """Return (x, t) on the device, or say what is wrong with them; shape: of each input."""
-    host = as_pair(examples, name)
-    x, t = (jax.device_put(array) for array in host)  # asarray copies some NumPy arrays twice
-    for before, after in zip(host, (x, t), strict=True):
+def next_batch(state: TrainState, task: Task, network: int | None = None) -> tuple[Examples, Key[Array, ""]]:
+    """Return the examples of a network's next step, and the key that the loss is given."""
+    examples, step = task.parts["train"], int(state.step)
+    if task.batches is None:
+        rows = draw_batches(state.key, step, 1, task.batch_size, task.num_examples, task.sampling)[0]
+    else:
+        rows = task.batches[step]
+    if task.subsets is not None:
+        rows = task.subsets[network][rows]
+    return jax.tree.map(lambda leaf: leaf[rows], examples), step_key(state.key, step)
+
+
+def check_examples(examples: Any, name: str, like: PyTree = None) -> Examples:
+    """Return examples on the device, or say what is wrong with them; like: the inputs of others."""
+    host = Examples(*as_examples(examples, name))
+    found = jax.tree.map(jax.device_put, host)  # asarray copies some NumPy arrays twice
+    for before, after in zip(jax.tree.leaves(host), jax.tree.leaves(found), strict=True):
         if before.size and jnp.issubdtype(after.dtype, jnp.integer):
             low, high = int(before.min()), int(before.max())
             limits = jnp.iinfo(after.dtype)
             if low < limits.min or high > limits.max:
                 raise ValueError(f"{name} must fit into {after.dtype}, got {low}..{high}")
-    if shape is not None and x.shape[1:] != shape:
-        raise ValueError(
-            f"{name} inputs must have the shape of train inputs, {list(shape)} each, got {list(x.shape[1:])}"
-        )
-    for array, kind in ((x, "inputs"), (t, "targets")):
-        if jnp.issubdtype(array.dtype, jnp.inexact) and not all_finite(array):
-            row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])
-            raise ValueError(f"{name} {kind} must be finite, got NaN or infinity in example {row}")
-    return x, t
+    if like is not None:
+        wanted_tree, got = (str(jax.tree.structure(tree)) for tree in (like, found.x))
+        if wanted_tree != got:
+            raise ValueError(f"{name} inputs must be of the structure of train inputs, got {got}")
+        pairs = zip(jax.tree.leaves(like), jax.tree_util.tree_leaves_with_path(found.x), strict=True)
+        for wanted, (path, leaf) in pairs:
+            if leaf.shape[1:] != wanted.shape[1:]:
+                raise ValueError(
+                    f"{name} inputs{jax.tree_util.keystr(path)} must have the shape of train inputs, "
+                    f"{list(wanted.shape[1:])} each, got {list(leaf.shape[1:])}"
+                )
+    for tree, kind in ((found.x, "inputs"), (found.t, "targets")):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not all_finite(leaf):
+                row = int(np.argwhere(~np.isfinite(np.asarray(leaf)))[0][0])
+                where = jax.tree_util.keystr(path)
+                raise ValueError(f"{name} {kind}{where} must be finite, got NaN or infinity in example {row}")
+    return found
 
 
 def check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
@@ -235,18 +397,53 @@ def check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.Gra
     return optimizer
 
 
-def check_batches(batches: ArrayLike, num_examples: int, steps: int | None, batch_size: int | None) -> Array:
+def check_opt_state(opt_state: optax.OptState | None, fresh: TrainState) -> optax.OptState:
+    """Return the optimizer's first state: the fresh one's, or one that is like it."""
+    if opt_state is None:
+        return fresh.opt_state
+    given = jax.tree.map(jnp.asarray, opt_state)
+
+    def described(tree: PyTree) -> str:
+        return str(jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree))
+
+    if described(given) != described(fresh.opt_state):
+        raise ValueError("opt_state must be one of this optimizer and these params, got another")
+    return given
+
+
+def check_first_gradient(state: TrainState, task: Task, network: int | None = None) -> None:
+    """Raise GradientError with the report where the gradient of the loss of the next batch is wrong."""
+    from jaxnet.gradcheck import check_gradients
+
+    examples, key = next_batch(state, task, network)
+
+    def loss(params: PyTree) -> Array:
+        return task.loss(params, state.model_state, examples, key)[0]
+
+    report = check_gradients(loss, state.params)
+    report.raise_if_failed()
+    if report.verdict == "inconclusive":
+        _log.warning("the check of the gradient is inconclusive: %s", report.summary)
+
+
+def check_batches(batches: ArrayLike, length: int, steps: int | None, batch_size: int | None) -> Array:
     """Return explicit batches on the device, or say what is wrong with them."""
-    host = np.asarray(batches)
-    if not np.issubdtype(host.dtype, np.integer):
-        raise TypeError(f"batches must be integer indices, got {host.dtype}")
-    if host.ndim != 2 or not host.size:
-        raise ValueError(f"batches must have shape [steps, batch] and not be empty, got {list(host.shape)}")
-    if host.min() < 0 or host.max() >= num_examples:
-        raise ValueError(f"batches must index 0..{num_examples - 1}, got {host.min()}..{host.max()}")
-    for name, given, implied in (("steps", steps, host.shape[0]), ("batch_size", batch_size, host.shape[1])):
+    found = check_rows(batches, "batches", "steps, batch", length)
+    for name, given, implied in zip(("steps", "batch_size"), (steps, batch_size), found.shape, strict=True):
         if given not in (None, implied):
             raise ValueError(f"{name} must be {implied}, as batches has it, or left out, got {given}")
+    return found
+
+
+def check_rows(rows: ArrayLike, name: str, shape: str, length: int) -> Array:
+    """Return a matrix of indices of examples on the device, or say what is wrong with it."""
+    host = np.asarray(rows)
+    if not np.issubdtype(host.dtype, np.integer):
+        raise TypeError(f"{name} must be integer indices, got {host.dtype}")
+    if host.ndim != 2 or not host.size:
+        raise ValueError(f"{name} must have shape [{shape}] and not be empty, got {list(host.shape)}")
+    if host.min() < 0 or host.max() >= length:
+        raise ValueError(f"{name} must index 0..{length - 1}, got {host.min()}..{host.max()}")
     return jnp.asarray(host, jnp.int32)
 
 
@@ -285,7 +482,7 @@ def check_settings(found: Mapping[str, Any], task: Task, **more: Any) -> None:
 
 def check_stacked(params: PyTree) -> tuple[PyTree, int]:
     """Return the params of `fit_many` as arrays, and how many networks they are of."""
-    params = jax.tree.map(jnp.asarray, params)
+    params = as_params(params)
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(params)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         found = sorted({list(leaf.shape).__repr__() for leaf in jax.tree.leaves(params)})
@@ -300,7 +497,7 @@ def check_hyperparameters(
     if not isinstance(hyperparameters, Mapping):
         got = type(hyperparameters).__name__
         raise TypeError(f"hyperparameters must be a mapping of names to arrays, got {got}")
-    dtype = jnp.result_type(*jax.tree.leaves(params))
+    dtype = jnp.result_type(*jax.tree.leaves(trainable(params)))
     checked = {}
     for name, values in hyperparameters.items():
         array = np.asarray(values)

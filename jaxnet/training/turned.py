@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from jaxnet.gradcheck.interpret import bind, walk
 
@@ -17,8 +16,8 @@ def turned(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, tree)
 
 
-def turned_products(f: Callable[..., Array]) -> Callable[..., Array]:
-    """Return f(params, x, t) with each product `inputs @ w`, w a matrix of params, as `(w.T @ inputs.T).T`.
+def turned_products(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return f(params, ...) with each product `inputs @ w`, w a matrix of params, as `(w.T @ inputs.T).T`.
 
     On CPU the large ones then go through their operands as they lie in memory. Where params are transposes
     of what is held, so do their gradients. Other devices keep f.
@@ -27,7 +26,7 @@ def turned_products(f: Callable[..., Array]) -> Callable[..., Array]:
         return f
     as_is = jax.lax.optimization_barrier  # or XLA would turn a product back
 
-    def turned_f(params: PyTree, x: Array, t: Array) -> Array:
+    def turned_f(params: PyTree, *args: Any) -> Any:
         matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
 
         def rule(equation: Any, operands: list[Any]) -> Sequence[Any]:
@@ -46,8 +45,8 @@ def turned_products(f: Callable[..., Array]) -> Callable[..., Array]:
                 return [as_is(product).T]
             return bind(equation, operands)
 
-        traced = jax.make_jaxpr(f)(params, x, t)
-        (value,) = walk(traced.jaxpr, traced.consts, jax.tree.leaves((params, x, t)), rule)
-        return jnp.asarray(value)
+        traced, shapes = jax.make_jaxpr(f, return_shape=True)(params, *args)
+        values = walk(traced.jaxpr, traced.consts, jax.tree.leaves((params, *args)), rule)
+        return jax.tree.unflatten(jax.tree.structure(shapes), map(jnp.asarray, values))
 
     return turned_f

@@ -1,0 +1,266 @@
+"""Models of several kinds, each trained as in a plain loop, resumed bit for bit, and in many as alone."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import jaxnet
+from jaxnet import checkpoints, training
+from tests.helpers import assert_same_bits
+
+LABELS = np.random.default_rng(0).integers(3, size=40)
+STEPS = 50
+
+
+class Model(NamedTuple):
+    loss: Any
+    params: Any
+    train: Any
+    state: Any = None
+    has_aux: bool = False
+    keyed: bool = False
+
+    def options(self):
+        named = {} if self.state is None else {"has_state": True, "state": self.state}
+        return named | {"has_aux": self.has_aux, "optimizer": optax.adam(0.01), "batch_size": 8}
+
+
+def normal(*shape):
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def cross_entropy(logits, t):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, t).mean()
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(6, param_dtype=jnp.float64)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, param_dtype=jnp.float64)(x)
+        x = nn.Dropout(0.3, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3, param_dtype=jnp.float64)(x)
+
+
+def flax():
+    """Batch norm and dropout."""
+    module, x = Normed(), normal(40, 4)
+    variables = module.init(jax.random.key(0), x[:2], train=False)
+
+    def loss(params, state, x, t, key):
+        logits, state = module.apply(
+            {"params": params, **state}, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return cross_entropy(logits, t), state
+
+    # Flax makes them in float32, and the first step would turn them into float64.
+    state = jax.tree.map(lambda leaf: leaf.astype(float), {"batch_stats": variables["batch_stats"]})
+    return Model(loss, variables["params"], (x, LABELS), state, keyed=True)
+
+
+def equinox():
+    """A convolutional model, handed over whole, its functions among the leaves."""
+    first, last = jax.random.split(jax.random.key(1))
+    layers = [eqx.nn.Conv2d(1, 2, 3, key=first), eqx.nn.Lambda(jax.nn.relu), eqx.nn.Lambda(jnp.ravel)]
+    model = eqx.nn.Sequential([*layers, eqx.nn.Linear(18, 3, key=last)])
+
+    def loss(model, x, t):
+        return cross_entropy(jax.vmap(model)(x), t)
+
+    return Model(loss, model, (normal(40, 1, 5, 5), LABELS))
+
+
+def recurrent():
+    """A recurrent network, a step for each element of a sequence."""
+    keys = jax.random.split(jax.random.key(2), 3)
+    shapes = {"inner": (5, 5), "outer": (2, 5), "out": (5, 1)}
+    params = {n: jax.random.normal(k, s) / 2 for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+
+    def loss(params, x, t):
+        def step(hidden, x):
+            return jnp.tanh(hidden @ params["inner"] + x @ params["outer"]), None
+
+        hidden, _ = jax.lax.scan(step, jnp.zeros((len(x), 5)), x.swapaxes(0, 1))
+        return jnp.mean((hidden @ params["out"] - t) ** 2)
+
+    x = normal(40, 6, 2)
+    return Model(loss, params, (x, x.sum(axis=(1, 2))[:, None]))
+
+
+def autoencoder():
+    """A variational autoencoder: no targets, a key, and both terms of the loss as auxiliary values."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    params = jax.random.normal(keys[0], (4, 4)) / 2, jax.random.normal(keys[1], (2, 4)) / 2
+
+    def loss(params, x, t, key):
+        assert t is None
+        mean, log_var = jnp.split(x @ params[0], 2, axis=1)
+        code = mean + jnp.exp(log_var / 2) * jax.random.normal(key, mean.shape)
+        error = jnp.mean((code @ params[1] - x) ** 2)
+        kl = jnp.mean(jnp.exp(log_var) + mean**2 - 1 - log_var) / 2
+        return error + 0.1 * kl, {"error": error, "kl": kl, "mean": mean.mean(axis=0)}
+
+    return Model(loss, params, (normal(40, 4), None), has_aux=True, keyed=True)
+
+
+def two_inputs():
+    """Two inputs and two targets by name; a key, an integer array, an integer and a name among params."""
+    keys = jax.random.split(jax.random.key(4), 2)
+    params = {
+        "picture": jax.random.normal(keys[0], (3, 3, 2)) / 3,
+        "age": jnp.ones((1, 2)),
+        "order": jnp.array([1, 0]),
+        "heads": 2,
+        "name": "sum",
+        "key": jax.random.key(9),
+    }
+
+    def loss(params, x, t):
+        assert params["name"] == "sum"
+        noise = 0.1 * jax.random.normal(params["key"], (params["heads"],))
+        found = jnp.einsum("nij,ijk->nk", x["picture"], params["picture"]) + x["age"] @ params["age"]
+        found = (found + noise)[:, params["order"]]
+        return jnp.mean((found[:, 0] - t["one"]) ** 2) + jnp.mean((found[:, 1] - t["other"]) ** 2)
+
+    x = {"picture": normal(40, 3, 3), "age": normal(40, 1)}
+    return Model(loss, params, (x, {"one": x["age"][:, 0] * 2, "other": x["picture"].sum(axis=(1, 2))}))
+
+
+MODELS = [flax, equinox, recurrent, autoencoder, two_inputs]
+pytestmark = pytest.mark.usefixtures("x64", "compiled_once")
+
+
+def fit(model, key=5, **options):
+    train = {"steps": STEPS, "key": key, "progress": False} | model.options() | options
+    return jaxnet.fit(model.loss, model.params, model.train, **train)
+
+
+def plain_loop(model, key):
+    """The loop of optax's documentation: nothing of the trainer but the batches and keys."""
+    free, fixed = eqx.partition(model.params, eqx.is_inexact_array)
+    state, losses, aux = model.state, [], []
+    optimizer = optax.adam(0.01)
+    opt_state = optimizer.init(free)
+
+    @jax.jit
+    def train_step(free, opt_state, state, x, t, key):
+        def loss(free):
+            before = () if state is None else (state,)
+            after = (key,) if model.keyed else ()
+            found = model.loss(eqx.combine(free, fixed), *before, x, t, *after)
+            return found if isinstance(found, tuple) else (found, None)
+
+        (value, more), grads = jax.value_and_grad(loss, has_aux=True)(free)
+        updates, opt_state = optimizer.update(grads, opt_state, free)
+        return optax.apply_updates(free, updates), opt_state, value, more
+
+    batches = np.asarray(training.draw_batches(key, 0, STEPS, 8, 40))
+
+    for step, rows in enumerate(batches):
+        x, t = jax.tree.map(lambda leaf, rows=rows: leaf[rows], model.train)
+        step_key = training.step_key(key, step)
+        free, opt_state, value, more = train_step(free, opt_state, state, x, t, step_key)
+        losses.append(value)
+        state = more if model.state is not None else None
+        aux.append(more)
+    return eqx.combine(free, fixed), state, np.array(losses), aux
+
+
+def assert_close(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if eqx.is_inexact_array(a):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+        else:
+            assert a is b or (a == b).all()
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_model_trains_as_in_a_plain_loop(make):
+    model, key = make(), jax.random.key(5)
+    params, state, losses, aux = plain_loop(model, key)
+    result = fit(model, key)
+    assert_close(result.params, params)
+    np.testing.assert_allclose(result.history.loss, losses, rtol=1e-6)
+    if model.state is not None:
+        assert_close(result.model_state, state)
+    if model.has_aux:
+        assert set(result.history.aux) == set(aux[0])
+        for name, values in result.history.aux.items():
+            np.testing.assert_allclose(values, np.stack([found[name] for found in aux]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
+    model = make()
+    whole = fit(model)
+    state = () if model.state is None else model.state
+    start = training.init_state(model.params, optax.adam(0.01), 5, state)
+    for steps in (20, STEPS):
+        with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+            result = fit(model, steps=steps, stretch=10, callbacks=[saver], resume=saver.restore(start))
+            saver.save(result)
+    assert_same_bits((whole.state, whole.history), (result.state, result.history))
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_model_among_many_ends_where_it_does_alone(make):
+    model, keys = make(), jax.random.split(jax.random.key(6))
+
+    def both(tree):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]) if eqx.is_array(leaf) else leaf, tree)
+
+    options = model.options() | {"steps": STEPS, "progress": False}
+    if model.state is not None:
+        options["state"] = both(model.state)
+    many = jaxnet.fit_many(model.loss, both(model.params), model.train, key=keys, **options)
+    assert not many.diverged.any()
+    for index in (0, 1):
+        alone = fit(model, keys[index])
+        own = jax.tree.map(
+            lambda leaf, index=index: leaf[index] if eqx.is_array(leaf) else leaf,
+            (many.params, many.model_state, (many.history.loss, many.history.aux)),
+        )
+        assert_close(own, (alone.params, alone.model_state, (alone.history.loss, alone.history.aux)))
+
+
+RUN = """
+import os, signal, sys
+import jax
+from tests import test_models as these
+
+def kill(stretch):
+    if int(stretch.state.step) == int(sys.argv[2]):
+        saver._job.result()  # until the checkpoint before is on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with jax.enable_x64(True):
+    model = these.flax()
+    start = these.training.init_state(model.params, these.optax.adam(0.01), 5, model.state)
+    with these.checkpoints.Checkpointer(sys.argv[1], every=10) as saver:
+        these.fit(model, stretch=10, callbacks=[kill, saver], resume=saver.restore(start))
+"""
+
+
+def test_a_model_that_was_killed_resumes_to_the_same_bits(tmp_path):
+    model = flax()
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", RUN, str(tmp_path), "30"]
+    killed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoints.steps(tmp_path)[-1] == 20
+    start = training.init_state(model.params, optax.adam(0.01), 5, model.state)
+    with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+        result = fit(model, stretch=10, callbacks=[saver], resume=saver.restore(start))
+    whole = fit(model)
+    assert_same_bits((whole.state, whole.history), (result.state, result.history))
