@@ -172,8 +172,7 @@ def rescaled(
         wide = np.asarray(layer.weight, np.float64) / np.reshape(np.asarray(std, np.float64), (-1, 1)) * scale
         old = 0.0 if layer.bias is None else np.asarray(layer.bias, np.float64)
         bias = old * scale + shift - np.broadcast_to(np.asarray(mean, np.float64), len(wide)) @ wide
-        dtype = layer.weight.dtype
-        return Dense(jnp.asarray(wide, dtype), jnp.asarray(bias, dtype))
+        return Dense(_like(wide, layer.weight), _like(bias, layer.weight))
 
     first, *rest = params
     if not rest:
@@ -304,14 +303,13 @@ def numerical_gradient(
         gradient = differentiation.numerical_gradient(
             lambda p: loss(p, inputs, t, activation=activation), wide, h
         )
-        result: Params = jax.tree.map(
-            lambda leaf, old: (
-                jnp.asarray(leaf, old.dtype) if isinstance(old, Array) else np.asarray(leaf, old.dtype)
-            ),
-            gradient,
-            params,
-        )
+        result: Params = jax.tree.map(_like, gradient, params)
         return result
+
+
+def _like(array: ArrayLike, old: Array | np.ndarray) -> Any:
+    """Return an array in the type of another, of JAX or of NumPy."""
+    return jnp.asarray(array, old.dtype) if isinstance(old, Array) else np.asarray(array, old.dtype)
 
 
 def _activation(name: str) -> Activation:

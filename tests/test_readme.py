@@ -2,17 +2,76 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from jaxnet import network, training
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks_of(name):
+    """Return the Python of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
 def test_the_python_of_the_readme_runs_and_its_gradients_agree():
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+    for block in blocks_of("README.md"):
         exec(block, names)
     assert names["result"].history.loss.shape == (5_000,)
     assert names["result"].history.test["accuracy"][-1] > 0.95
     for one, other in (("by_jax", "by_hand"), ("by_jax", "numerical")):
         for a, b in zip(jax.tree.leaves(names[one]), jax.tree.leaves(names[other]), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
+
+
+def losses_of_a_loop(loss, params, x, t):
+    """Return the losses of 50 steps of Adam in plain Python, on the batches that `fit` draws."""
+    rule = optax.adam(0.01)
+    state, losses = rule.init(params), []
+    rows = training.draw_batches(jax.random.key(0), 0, 50, 100, len(x))
+    step = jax.jit(jax.value_and_grad(loss))
+    for batch in np.asarray(rows):
+        value, grads = step(params, jnp.asarray(x[batch], float), jnp.asarray(t[batch]))
+        updates, state = rule.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(value))
+    return losses
+
+
+def outputs(params, x):
+    (w1, b1), (w2, b2) = params
+    return jax.nn.sigmoid(x @ w1 + b1) @ w2 + b2
+
+
+def test_the_page_on_training_runs_and_is_a_plain_loop():
+    unbalanced, regression, estimators = blocks_of("docs/training.md")
+    names = {}
+    exec(unbalanced, names)
+    x, t = names["train"]
+    weights = jnp.asarray(len(t) / (2 * np.bincount(t)), jnp.float32)  # scikit-learn's "balanced"
+
+    def weighted(params, x, t):
+        each = optax.softmax_cross_entropy_with_integer_labels(outputs(params, x), t)
+        return (weights[t] * each).sum() / weights[t].sum()
+
+    expected = losses_of_a_loop(weighted, network.init(jax.random.key(0), (64, 20, 2)), x, t)
+    np.testing.assert_allclose(names["result"].history.loss[:50], expected, rtol=0, atol=1e-6)
+    last = {name: values[-1] for name, values in names["result"].history.validation.items()}
+    assert list(last) == ["precision", "recall", "f1", "roc_auc"] and last["recall"] > 0.85 < last["roc_auc"]
+
+    exec(regression, names)
+    x, t, mean, std, shift, scale = (names[name] for name in ("x", "t", "mean", "std", "shift", "scale"))
+
+    def squared(params, x, t):
+        return ((outputs(params, x)[:, 0] - t) ** 2).mean()
+
+    start = network.init(jax.random.key(0), (10, 20, 1))
+    expected = losses_of_a_loop(squared, start, (x - mean) / std, (t - shift) / scale)
+    np.testing.assert_allclose(names["result"].history.loss[:50], expected, rtol=0, atol=1e-6)
+    assert names["r2"] > 0.4
+
+    exec(estimators, names)
+    assert names["scores"].min() > 0.3
