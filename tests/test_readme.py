@@ -46,8 +46,8 @@ def outputs(params, x):
     return jax.nn.sigmoid(x @ w1 + b1) @ w2 + b2
 
 
-def test_the_page_on_training_runs_and_is_a_plain_loop():
-    unbalanced, regression, estimators = blocks_of("docs/training.md")
+def test_the_tables_of_the_page_on_training_are_a_plain_loop():
+    unbalanced, regression, estimators = blocks_of("docs/training.md")[-3:]
     names = {}
     exec(unbalanced, names)
     x, t = names["train"]
@@ -75,3 +75,17 @@ def test_the_page_on_training_runs_and_is_a_plain_loop():
 
     exec(estimators, names)
     assert names["scores"].min() > 0.3
+
+
+def test_the_models_of_the_page_on_training_learn():
+    names = {}
+    for block in blocks_of("docs/training.md")[:-3]:
+        exec(block, names)
+    assert names["flax"].history.test["accuracy"][-1] > 0.9
+    assert names["rare"].history.test["accuracy"][-1] > 0.85
+    assert float(names["folds"].mean["loss"]) < 0.55
+    assert names["equinox"].params(names["images"][0]).shape == (10,)
+    for run in ("equinox", "recurrent", "vae"):
+        loss = names[run].history.loss
+        assert loss[-10:].mean() < 0.8 * loss[:10].mean()
+    assert names["vae"].history.aux["kl"].shape == names["vae"].history.loss.shape
