@@ -5,7 +5,7 @@ CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test test-all lint types tests bench bench-checkers lowest clean
+.PHONY: demo test test-all fast lint types tests bench bench-checkers lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
@@ -26,6 +26,12 @@ tests: $(INSTALLED)
 # All of the long tables, of which `make test` runs a part: an hour on two cores.
 test-all: $(INSTALLED)
 	JAXNET_ALL=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# A verdict in a minute: what needs no long training, no other process and no large catalogue.
+FAST = activations checkpoints datasets differentiation losses plots reference
+fast: lint types
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST:%=tests/test_%.py) tests/gradcheck/test_judge.py \
+	    tests/gradcheck/test_testing.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
