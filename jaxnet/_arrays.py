@@ -54,4 +54,5 @@ def _as_array(leaf: Any) -> Array | Host:
 
 
 def _kinds(examples: Any) -> list[str]:
-    return [type(part).__name__ for part in examples]
+    kinds = [(type(part).__name__, getattr(part, "dtype", None)) for part in examples]
+    return [name if dtype is None else f"{name} of {dtype}" for name, dtype in kinds]
