@@ -3,6 +3,7 @@
 Everything here runs where x64 is enabled.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -62,7 +63,7 @@ def program(
 
     evaluations: how often, about, the jaxpr is run by it.
     """
-    key = kind, str(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
+    key = kind, _text(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
     if key not in _programs:
         few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW and jax.default_backend() == "cpu"
         options = {"xla_backend_optimization_level": 0} if few else None
@@ -71,6 +72,12 @@ def program(
             _programs.popitem(last=False)
     _programs.move_to_end(key)
     return _programs[key]
+
+
+@functools.lru_cache(_KEPT)
+def _text(jaxpr: Any) -> str:
+    """Return a jaxpr as text, which takes longer than many a run of it."""
+    return str(jaxpr)
 
 
 def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
