@@ -16,7 +16,8 @@ X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
 T = np.r_[np.zeros(40, int), np.ones(15, int), np.full(5, 2)].astype(np.int32)
 PARAMS = network.init(jax.random.key(0), (4, 3), weight_std=0.5)
 LABELS = np.random.default_rng(1).integers(3, size=60).astype(np.int32)
-COMMON = {"steps": 30, "batch_size": 10, "progress": False}
+# A stretch everywhere, so that programs serve several tests.
+COMMON = {"steps": 30, "batch_size": 10, "progress": False, "stretch": 5}
 
 
 def fit(*, loss=network.loss, params=PARAMS, train=(X, T), **options):
@@ -39,17 +40,19 @@ def test_epochs_are_steps():
 
 
 def plain_loop(optimizer, weight, class_weight):
-    params, state = PARAMS, optimizer.init(PARAMS)
-    for rows in np.asarray(training.draw_batches(jax.random.key(0), 0, 30, 10, 60)):
-
-        def loss(params, rows=rows):
-            logits = X[rows] @ params[0].weight + params[0].bias
-            each = optax.softmax_cross_entropy_with_integer_labels(logits, T[rows])
-            weights = weight[rows] * class_weight[T[rows]]
+    @jax.jit
+    def step(params, state, x, t, weights):
+        def loss(params):
+            logits = x @ params[0].weight + params[0].bias
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, t)
             return (each * weights).sum() / weights.sum()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for rows in np.asarray(training.draw_batches(jax.random.key(0), 0, 30, 10, 60)):
+        params, state = step(params, state, X[rows], T[rows], weight[rows] * class_weight[T[rows]])
     return params
 
 
@@ -71,11 +74,11 @@ def test_a_callback_ends_the_run():
     def at_ten(stretch):
         return "stop" if int(np.max(stretch.state.step)) == 10 else None
 
-    result = fit(callbacks=[at_ten], stretch=5)
+    result = fit(callbacks=[at_ten])
     assert result.stopped_early and not result.interrupted and len(result.history.loss) == 10
     whole = fit(resume=result)
     assert_same_bits((whole.state, whole.history), (fit().state, fit().history))
-    many = fit_many(callbacks=[at_ten], stretch=5, max_networks=1)
+    many = fit_many(callbacks=[at_ten], max_networks=1)
     np.testing.assert_array_equal(many.state.step, [10, 0])
     assert_same_bits(fit_many(max_networks=1, resume=many).state, fit_many(max_networks=1).state)
 
@@ -109,7 +112,7 @@ def test_an_array_metric_of_a_network_that_diverged_is_nan():
         optimizer=optax.sgd,
         hyperparameters={"learning_rate": [0.01, 1.0]},
         metrics={"counts": lambda w, x, t: jnp.array([len(x), 1])},
-        eval_every=4,
+        eval_every=5,
     )
     counts = result.history.train["counts"]
     np.testing.assert_array_equal(counts[0], [[60, 1]] * len(counts[0]))
@@ -142,15 +145,16 @@ def test_learning_rate_and_gradient_norm_are_recorded():
 @pytest.mark.parametrize("many", [False, True])
 def test_evaluations_and_the_result_are_of_averaged_parameters(many):
     rule = training.averaged(optax.sgd(0.3), 0.9)
-    options = {"metrics": {"loss": network.loss}, "eval_every": 29}
+    options = {"metrics": {"loss": network.loss}, "eval_every": 30}
     train = fit_many if many else fit
     result, plain = train(optimizer=rule, **options), train(optimizer=optax.sgd(0.3))
     assert_same_bits(result.state.params, plain.state.params)
-    params, average = PARAMS, PARAMS
+    params = average = jax.tree.map(np.asarray, PARAMS)
+    grad = jax.jit(jax.grad(network.loss))
     for rows in np.asarray(training.draw_batches(jax.random.key(0), 0, 30, 10, 60)):
-        grads = jax.grad(network.loss)(params, X[rows], T[rows])
-        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
-        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, params)
+        grads = jax.device_get(grad(params, X[rows], T[rows]))
+        params = jax.tree.map(lambda p, g: p - np.float32(0.3) * g, params, grads)
+        average = jax.tree.map(lambda a, p: np.float32(0.9) * a + np.float32(0.1) * p, average, params)
     for one, other in zip(jax.tree.leaves(result.params), jax.tree.leaves(average), strict=True):
         np.testing.assert_allclose(one[1] if many else one, other, rtol=1e-4, atol=1e-5)
     found = result.history.train["loss"][..., -1]
@@ -204,7 +208,7 @@ def test_a_key_that_may_be_none_is_none_in_evaluations():
 
 def test_early_stopping_of_each_network_is_that_of_fit(tmp_path):
     stopping = training.EarlyStopping(part="test", patience=2)
-    options = {"train": (X[:20], LABELS[:20]), "test": (X[:20], LABELS[:20]), "eval_every": 3, "steps": 60}
+    options = {"train": (X[:20], LABELS[:20]), "test": (X[:20], LABELS[:20]), "eval_every": 5, "steps": 60}
     options |= {"early_stopping": stopping, "batch_size": 5}
     rates = [0.001, 0.5, 20.0]
     params = stack(*[PARAMS] * 3)
@@ -222,12 +226,10 @@ def test_early_stopping_of_each_network_is_that_of_fit(tmp_path):
             np.testing.assert_allclose(one[index], other, rtol=1e-3, atol=1e-4)
     assert 0 < many.stopped_early.sum() < 3
     start = training.init_states(params, optax.sgd, sweep["hyperparameters"])
-    for steps in (14, 60):
-        with checkpoints.Checkpointer(tmp_path, every=7) as saver:
+    for steps in (10, 60):
+        with checkpoints.Checkpointer(tmp_path, every=5) as saver:
             resume = saver.restore(start)
-            result = fit_many(
-                **options | {"steps": steps}, **sweep, resume=resume, callbacks=[saver], stretch=7
-            )
+            result = fit_many(**options | {"steps": steps}, **sweep, resume=resume, callbacks=[saver])
             saver.save(result)
     assert_same_bits((result.state, result.history, result.best), (many.state, many.history, many.best))
     with pytest.raises(ValueError, match="resume must be of a run with early_stopping"):
@@ -242,7 +244,7 @@ def test_hyperparameters_of_the_loss_and_of_a_schedule():
         return optax.sgd(lambda count: peak * decay**count)
 
     hyper = {"l2": [0.1, 1.0], "peak": [0.1, 0.05], "decay": [0.9, 0.99]}
-    options = {"train": (X, X[:, 0]), "metrics": {"square": square}, "eval_every": 7}
+    options = {"train": (X, X[:, 0]), "metrics": {"square": square}}
     many = fit_many(
         loss=loss, params=jnp.zeros((2, 4)), optimizer=optimizer, hyperparameters=hyper, **options
     )
