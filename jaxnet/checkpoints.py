@@ -174,7 +174,7 @@ class Checkpointer:
         self._taken = self._written = self._seen = _step(result)
         self._stale = [path for path in self._stale if path.stem.isdecimal() and int(path.stem) > self._seen]
         if self._best is not None:
-            values = self._sign * _metric(self._best, {p: getattr(result.history, p) for p in _PARTS})
+            values = self._sign * _metric(self._best, {p: getattr(result.history, p) for p in _PARTS}, 1)
             self._best_value = max(values[~np.isnan(values)], default=-np.inf)
         return result
 
@@ -233,7 +233,7 @@ class Checkpointer:
         curves = {part: getattr(stretch, part) for part in _PARTS}
         if self._best is None or not any(curves.values()):
             return False
-        value = self._sign * float(_metric(self._best, curves))
+        value = self._sign * float(_metric(self._best, curves, 0))
         better = bool(value > self._best_value)
         self._best_value = value if better else self._best_value
         return better
@@ -270,7 +270,7 @@ class Checkpointer:
     def _export(self, history: History) -> None:
         """Add what is new to history.csv; the first time, write all of it."""
         path = self.folder / _HISTORY
-        curves = {f"{part}_{name}": c for part in _PARTS for name, c in getattr(history, part).items()}
+        curves = _columns({part: getattr(history, part) for part in _PARTS}, 1)
         evaluations = {int(step): row for step, *row in zip(history.eval_step, *curves.values(), strict=True)}
         blank = [""] * len(curves)
         try:
@@ -368,9 +368,15 @@ def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainSt
     return FitResult(tree["state"], history, False, *seconds, last, False, scheduled, settings)
 
 
-def _metric(column: str, curves: dict[str, dict[str, Any]]) -> Any:
-    """Return the metric that `history.csv` has under that name."""
+def _columns(curves: dict[str, dict[str, Any]], ndim: int) -> dict[str, Any]:
+    """Return the metrics that `history.csv` has, by their names there: numbers, or curves of them."""
     columns = {f"{part}_{name}": curve for part in _PARTS for name, curve in curves[part].items()}
+    return {name: curve for name, curve in columns.items() if np.ndim(curve) == ndim}
+
+
+def _metric(column: str, curves: dict[str, dict[str, Any]], ndim: int) -> Any:
+    """Return the metric that `history.csv` has under that name."""
+    columns = _columns(curves, ndim)
     if column not in columns:
         raise ValueError(f"best must be one of {', '.join(columns) or '(no metrics)'}, got {column!r}")
     return columns[column].astype(np.float64)

@@ -360,6 +360,16 @@ def load_images(folder: _Path, *, normalize: bool = True, one_hot_label: bool = 
 
     Raises ValueError (no classes or images, a file that is no image of 8 bits, images of different sizes) and
     ImportError without Pillow; each message names the file.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat/0", "cat/1", "dog/0"):
+    ...         Path(folder, name).parent.mkdir(exist_ok=True)
+    ...         Image.new("RGB", (4, 4)).save(f"{folder}/{name}.png")
+    ...     (x_train, t_train), (x_test, t_test) = load_images(folder)
+    >>> x_train.shape, x_test.shape
+    ((2, 48), (1, 48))
     """
     pillow = _extras.require("PIL.Image", "folders of images need", "images")
     parts, names = _image_folders(Path(folder).expanduser())

@@ -145,6 +145,10 @@ def squared_loss(
 
     t: [n], where the last layer has one unit, or [n, outputs]. With sample_weight it is the weighted mean.
     Raises as `logits`, and for targets and weights as `metrics.mean_squared_error`.
+
+    >>> always_2 = rescaled(init(jax.random.key(0), (3, 1)), 0.0, 2.0)
+    >>> squared_loss(always_2, jnp.ones((2, 3)), jnp.array([2.0, 6.0]))
+    Array(8., dtype=float32)
     """
     outputs = logits(params, x, activation=activation, dtype=dtype)
     return mean_squared_error(outputs, t, sample_weight=sample_weight)
@@ -152,29 +156,43 @@ def squared_loss(
 
 def rescaled(
     params: Params,
-    scale: float = 1.0,
-    shift: float = 0.0,
+    scale: int | float = 1.0,
+    shift: int | float = 0.0,
     *,
-    input_mean: Num[ArrayLike, " features"] | float = 0.0,
-    input_std: Num[ArrayLike, " features"] | float = 1.0,
+    input_mean: Num[ArrayLike, "..."] = 0.0,
+    input_std: Num[ArrayLike, "..."] = 1.0,
 ) -> Params:
     """Return the parameters whose logits of x are `scale · logits + shift` of `(x - input_mean) / input_std`.
 
     A network trained on standardised inputs and targets so becomes one of inputs and targets in their own
     units, with the standardisation in its weights.
 
+    Raises:
+        ValueError: an input_mean or input_std that is neither a number nor one for each feature, or an
+            input_std that is not positive.
+
     >>> params = init(jax.random.key(0), (1, 2, 1))
     >>> logits(rescaled(params, 0.0, 7.0), jnp.ones(1))
     Array([7.], dtype=float32)
     """
 
-    def folded(layer: Dense, mean: ArrayLike, std: ArrayLike, scale: float, shift: float) -> Dense:
+    def folded(
+        layer: Dense, mean: ArrayLike, std: ArrayLike, scale: int | float, shift: int | float
+    ) -> Dense:
         wide = np.asarray(layer.weight, np.float64) / np.reshape(np.asarray(std, np.float64), (-1, 1)) * scale
         old = 0.0 if layer.bias is None else np.asarray(layer.bias, np.float64)
         bias = old * scale + shift - np.broadcast_to(np.asarray(mean, np.float64), len(wide)) @ wide
         return Dense(_like(wide, layer.weight), _like(bias, layer.weight))
 
     first, *rest = params
+    for name, values in (("input_mean", input_mean), ("input_std", input_std)):
+        if np.shape(values) not in ((), first.weight.shape[:1]):
+            features, got = first.weight.shape[0], list(np.shape(values))
+            raise ValueError(
+                f"{name} must be a number or one for each of {features} features, got shape {got}"
+            )
+    if not (np.asarray(input_std) > 0).all():
+        raise ValueError(f"input_std must be positive, got {np.asarray(input_std).tolist()}")
     if not rest:
         return (folded(first, input_mean, input_std, scale, shift),)
     *middle, last = rest

@@ -67,7 +67,9 @@ class _Estimator(_base.BaseEstimator):
         Examples without weight fill up the last batch, so that an epoch goes through all, and features that
         are 0 a multiple of some: the many models of a search or cross-validation share a program.
         """
-        batch_size = check_positive_int(self.batch_size, "batch_size")
+        epochs, batch_size = (
+            check_positive_int(getattr(self, name), name) for name in ("epochs", "batch_size")
+        )
         random = _utils.check_random_state(self.random_state)
         hidden = [check_positive_int(units, "hidden") for units in np.atleast_1d(self.hidden).tolist()]
         params = []
@@ -80,16 +82,17 @@ class _Estimator(_base.BaseEstimator):
         x = np.pad(x, [(0, missing), (features, 0)])
         t, weights = (np.pad(array, (0, missing)) for array in (t, weights))
         rule = self.optimizer
+        how: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "sampling": "shuffle"}
+        if len(x) == batch_size:  # nothing to draw: no program for it
+            how = {"batches": np.tile(np.arange(batch_size), (epochs, 1))}
         with jax.enable_x64(x.dtype == np.float64):
             result = fit(
                 partial(loss, activation=self.activation),
                 tuple(params),
                 (x, t),
                 optimizer=optimizers.optimizer(rule, self.learning_rate) if isinstance(rule, str) else rule,
-                batch_size=batch_size,
-                epochs=self.epochs,
                 sample_weight=weights,
-                sampling="shuffle",
+                **how,
                 key=random.randint(2**31),
                 progress=False,
             )

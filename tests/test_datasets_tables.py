@@ -1,5 +1,8 @@
 """Stratified splits and folds, tables and folders of images."""
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pandas
 import pytest
@@ -255,3 +258,19 @@ def test_bad_folders_of_images(pictures):
     write("test/c/0.png", np.zeros((2, 2)))
     with pytest.raises(ValueError, match="expected the classes of train, a, b, got c"):
         datasets.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("module", "use", "message"),
+    [
+        ("pandas", datasets.load_csv, ".csv files need pandas: pip install 'jaxnet[tables]'"),
+        ("PIL.Image", datasets.load_images, "folders of images need pillow: pip install 'jaxnet[images]'"),
+        ("sklearn.base", None, "jaxnet.sklearn needs scikit-learn: pip install 'jaxnet[sklearn]'"),
+    ],
+)
+def test_what_is_not_installed_names_its_extra(module, use, message, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "jaxnet.sklearn", raising=False)
+    with pytest.raises(ImportError) as error:
+        import_module("jaxnet.sklearn") if use is None else use(tmp_path)
+    assert str(error.value) == message

@@ -62,9 +62,9 @@ def test_weights_of_examples_and_classes_are_scikit_learns():
     weight = np.random.default_rng(2).random(60).astype(np.float32)
     params = plain_loop(optax.sgd(0.3), weight, balanced.astype(np.float32))
     common = {"sample_weight": weight, "optimizer": optax.sgd(0.3)}
+    many = fit_many(class_weight="balanced", **common)
     for given in ("balanced", balanced):
         result = fit(class_weight=given, **common)
-        many = fit_many(class_weight=given, **common)
         for one, other, both in zip(*map(jax.tree.leaves, (result.params, params, many.params)), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(both[1], other, rtol=1e-5, atol=1e-6)
@@ -87,7 +87,7 @@ def confusion(params, x, t):
     return jnp.zeros((3, 3), int).at[t, jnp.argmax(network.logits(params, x), axis=1)].add(1)
 
 
-@pytest.mark.parametrize("eval_batch", [None, 7])
+@pytest.mark.parametrize("eval_batch", [pytest.param(None, marks=pytest.mark.rest), 7])
 def test_a_metric_may_be_an_array(eval_batch, tmp_path):
     options = {"metrics": {"confusion": confusion, "loss": network.loss}, "eval_every": 20}
     options |= {"eval_batch": eval_batch, "test": (X[:9], T[:9])}
@@ -100,11 +100,14 @@ def test_a_metric_may_be_an_array(eval_batch, tmp_path):
     np.testing.assert_array_equal(result.history.train["confusion"][-1], confusion_matrix(T, predicted))
     np.testing.assert_array_equal(result.history.test["confusion"].sum(axis=(1, 2)), 9)
     assert_same_bits(checkpoints.restore(tmp_path, start).history, result.history)
+    header, *_ = (tmp_path / "history.csv").read_text().splitlines()
+    assert header == "step,loss,train_loss,test_loss"
     many = fit_many(**options)
     assert many.history.train["confusion"].shape == (2, 3, 3, 3)
     np.testing.assert_array_equal(many.history.train["confusion"][1], result.history.train["confusion"])
 
 
+@pytest.mark.rest
 def test_an_array_metric_of_a_network_that_diverged_is_nan():
     result = fit_many(
         loss=lambda w, x, t: jnp.where(w < -4.5, jnp.nan, w),
@@ -142,7 +145,7 @@ def test_learning_rate_and_gradient_norm_are_recorded():
         fit(optimizer=optimizer, resume=half)
 
 
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("many", [pytest.param(False, marks=pytest.mark.rest), True])
 def test_evaluations_and_the_result_are_of_averaged_parameters(many):
     rule = training.averaged(optax.sgd(0.3), 0.9)
     options = {"metrics": {"loss": network.loss}, "eval_every": 30}
@@ -261,7 +264,7 @@ def test_hyperparameters_of_the_loss_and_of_a_schedule():
         np.testing.assert_allclose(many.history.loss[index], alone.history.loss, rtol=1e-4)
 
 
-@pytest.mark.parametrize("keys", [3, [3, 4]], ids=["shared", "own"])
+@pytest.mark.parametrize("keys", [pytest.param(3, marks=pytest.mark.rest), [3, 4]], ids=["shared", "own"])
 def test_each_network_of_many_may_have_rows_of_its_own(keys):
     subsets = np.stack([np.arange(0, 40), np.arange(20, 60)])
     key = jax.random.key(3) if keys == 3 else jnp.stack([jax.random.key(k) for k in keys])
@@ -283,7 +286,7 @@ def checked_loss(w, x, t):
     return jnp.mean((wrong(x @ w) - t) ** 2)
 
 
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("many", [pytest.param(False, marks=pytest.mark.rest), True])
 def test_a_wrong_gradient_is_located_before_training(many):
     train, params = (fit_many, np.full((2, 4), 0.1)) if many else (fit, np.full(4, 0.1))
     with pytest.raises(jaxnet.gradcheck.GradientError, match="FAIL") as caught:
@@ -292,6 +295,7 @@ def test_a_wrong_gradient_is_located_before_training(many):
     assert f"{__file__.rsplit('/', 1)[-1]}:{line}" in str(caught.value)
 
 
+@pytest.mark.rest
 def test_a_right_gradient_is_checked_and_trains():
     assert_same_bits(fit(check=True, steps=5).state, fit(steps=5).state)
 

@@ -109,12 +109,12 @@ def test_by_name_in_fit():
     x, t = SCORES[5][:, :4], LABELS[5].astype(np.int32)
     params = network.init(jax.random.key(0), (4, 4), weight_std=1.0)
     top = partial(metrics.top_k_accuracy, k=3)
-    wanted = metrics.of(network.predict, "accuracy", "f1_macro", "roc_auc", top_3=top)
+    wanted = metrics.of(network.predict, "confusion_matrix", "f1_macro", "roc_auc", top_3=top)
     options = {"steps": 60, "optimizer": optax.adam(0.01), "metrics": wanted, "progress": False}
     result = jaxnet.fit(network.loss, params, (x, t), **options)
     scores = np.asarray(network.predict(result.params, x))
     expected = {
-        "accuracy": theirs.accuracy_score(t, scores.argmax(axis=1)),
+        "confusion_matrix": theirs.confusion_matrix(t, scores.argmax(axis=1)),
         "f1_macro": theirs.f1_score(t, scores.argmax(axis=1), average="macro"),
         "roc_auc": theirs.roc_auc_score(t, scores.astype(np.float64), multi_class="ovr"),
         "top_3": theirs.top_k_accuracy_score(t, scores, k=3),

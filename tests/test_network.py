@@ -153,3 +153,24 @@ def test_bfloat16_computes_coarsely_and_keeps_the_params_type(rng):
         np.testing.assert_allclose(one, other, atol=0.01)
     with pytest.raises(TypeError, match="dtype must be a floating-point type, got int32"):
         network.logits(params, x, dtype=np.int32)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 4, 2), (3, 4, 5, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_rescaled_folds_other_units_into_the_weights(sizes, bias, rng, x64):
+    params = network.init(jax.random.key(0), sizes, weight_std=1.0, bias=bias)
+    x, mean, std = 9 + rng.standard_normal((6, 3)), np.array([8.0, 9.0, 10.0]), np.array([1.0, 2.0, 0.5])
+    expected = 5 * network.logits(params, (x - mean) / std) - 2
+    found = network.rescaled(params, 5, -2, input_mean=mean, input_std=std)
+    np.testing.assert_allclose(network.logits(found, x), expected, rtol=1e-12)
+    of_numpy = network.rescaled(jax.tree.map(np.asarray, params), 5, -2, input_mean=mean, input_std=std)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(of_numpy))
+    for wrong, message in (
+        (
+            {"input_mean": mean[:2]},
+            r"input_mean must be a number or one for each of 3 features, got shape \[2\]",
+        ),
+        ({"input_std": np.array([1.0, 0.0, 1.0])}, r"input_std must be positive, got \[1.0, 0.0, 1.0\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            network.rescaled(params, **wrong)

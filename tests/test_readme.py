@@ -27,6 +27,20 @@ def test_the_python_of_the_readme_runs_and_its_gradients_agree():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
 
 
+def test_the_models_of_the_page_on_training_train():
+    names = {}
+    for block in blocks_of("docs/training.md")[:-3]:
+        exec(block, names)
+    assert names["flax"].history.test["accuracy"][-1] > 0.9
+    assert names["rare"].history.test["accuracy"][-1] > 0.85
+    assert float(names["folds"].mean["loss"]) < 0.55
+    assert names["equinox"].params(names["images"][0]).shape == (10,)
+    for run in ("equinox", "recurrent", "vae"):
+        loss = names[run].history.loss
+        assert loss[-10:].mean() < 0.8 * loss[:10].mean()
+    assert names["vae"].history.aux["kl"].shape == names["vae"].history.loss.shape
+
+
 def losses_of_a_loop(loss, params, x, t):
     """Return the losses of 50 steps of Adam in plain Python, on the batches that `fit` draws."""
     rule = optax.adam(0.01)
@@ -46,7 +60,7 @@ def outputs(params, x):
     return jax.nn.sigmoid(x @ w1 + b1) @ w2 + b2
 
 
-def test_the_tables_of_the_page_on_training_are_a_plain_loop():
+def test_the_examples_of_metrics_run_and_are_plain_loops():
     unbalanced, regression, estimators = blocks_of("docs/training.md")[-3:]
     names = {}
     exec(unbalanced, names)
@@ -75,17 +89,3 @@ def test_the_tables_of_the_page_on_training_are_a_plain_loop():
 
     exec(estimators, names)
     assert names["scores"].min() > 0.3
-
-
-def test_the_models_of_the_page_on_training_learn():
-    names = {}
-    for block in blocks_of("docs/training.md")[:-3]:
-        exec(block, names)
-    assert names["flax"].history.test["accuracy"][-1] > 0.9
-    assert names["rare"].history.test["accuracy"][-1] > 0.85
-    assert float(names["folds"].mean["loss"]) < 0.55
-    assert names["equinox"].params(names["images"][0]).shape == (10,)
-    for run in ("equinox", "recurrent", "vae"):
-        loss = names[run].history.loss
-        assert loss[-10:].mean() < 0.8 * loss[:10].mean()
-    assert names["vae"].history.aux["kl"].shape == names["vae"].history.loss.shape

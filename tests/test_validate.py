@@ -62,6 +62,7 @@ def test_folds_by_number_hold_out_every_example_once_and_carry_state():
     np.testing.assert_array_equal(found.model_state, [5] * 4)
 
 
+@pytest.mark.rest
 def test_a_fold_that_diverges_has_no_score():
     found = cross_validate(optimizer=optax.sgd(1e20), steps=20, folds=3, batch_size=5)
     assert found.diverged.all() and np.isnan(found.scores["loss"]).all()

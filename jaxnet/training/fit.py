@@ -28,6 +28,7 @@ from jaxnet.training.run import (
     longest_cut,
     resumed,
     stretches,
+    told_to_stop,
 )
 from jaxnet.training.state import (
     AnyKey,
@@ -252,7 +253,7 @@ def fit(
                 tell(run, num_steps)
                 if told is not None:
                     told = told._replace(result=partial(_result, run, task))
-                    if "stop" in [callback(told) for callback in callbacks]:
+                    if told_to_stop(callbacks, told):
                         run = run._replace(ended=True)
                         break
     except KeyboardInterrupt:

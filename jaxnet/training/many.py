@@ -42,6 +42,7 @@ from jaxnet.training.run import (
     longest_cut,
     resumed,
     stretches,
+    told_to_stop,
     with_nan,
 )
 from jaxnet.training.state import (
@@ -261,7 +262,7 @@ def fit_many(
                     tell(run, num_steps * len(rows))
                     if told is not None:
                         told = told._replace(result=result)
-                        if "stop" in [callback(told) for callback in callbacks]:
+                        if told_to_stop(callbacks, told):
                             runs[index] = run._replace(ended=True)
                             return result(interrupted=False)
     except KeyboardInterrupt:

@@ -403,6 +403,12 @@ def longest_cut(task: Task, networks: int = 1) -> int:
     return max(1, min(_MAX_STRETCH, _MAX_DRAWN // (task.batch_size * networks), *intervals))
 
 
+def told_to_stop(callbacks: Sequence[Callable[[Stretch], object]], stretch: Stretch) -> bool:
+    """Tell every callback of a stretch; return whether one of them ends the run."""
+    answers = [callback(stretch) for callback in callbacks]
+    return any(isinstance(answer, str) and answer == "stop" for answer in answers)
+
+
 @contextmanager
 def bar(total: int, done: int, shown: bool) -> Iterator[Callable[[Run, int], None]]:
     """Show progress on stderr, where that is a terminal or a notebook; yield what tells it."""
