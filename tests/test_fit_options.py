@@ -235,8 +235,9 @@ def test_early_stopping_of_each_network_is_that_of_fit(tmp_path):
             result = fit_many(**options | {"steps": steps}, **sweep, resume=resume, callbacks=[saver])
             saver.save(result)
     assert_same_bits((result.state, result.history, result.best), (many.state, many.history, many.best))
-    with pytest.raises(ValueError, match="resume must be of a run with early_stopping"):
-        fit_many(**options | {"early_stopping": stopping._replace(patience=3)}, **sweep, resume=result)
+    for other in (None, stopping._replace(patience=3)):
+        with pytest.raises(ValueError, match="resume must be of a run with early_stopping"):
+            fit_many(**options | {"early_stopping": other}, **sweep, resume=result)
 
 
 def test_hyperparameters_of_the_loss_and_of_a_schedule():
@@ -272,6 +273,34 @@ def test_each_network_of_many_may_have_rows_of_its_own(keys):
     for index in (0, 1):
         alone = fit(train=(X[subsets[index]], T[subsets[index]]), key=key[index] if key.ndim else key)
         np.testing.assert_allclose(many.history.loss[index], alone.history.loss, rtol=1e-5)
+
+
+def noisy(w, x, t, key):
+    return square(w, x + jax.random.normal(key, x.shape), t)
+
+
+BATCHES = np.random.default_rng(3).integers(20, size=(30, 10))
+OWN = jax.random.split(jax.random.key(8), 2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        (OWN, {"batches": BATCHES, "steps": None, "batch_size": None}),
+        pytest.param(OWN[0], {"subsets": np.arange(40).reshape(2, 20)}, marks=pytest.mark.rest),
+        pytest.param(OWN[0], {}, marks=pytest.mark.rest),
+    ],
+    ids=["own keys, shared batches", "shared key, own rows", "shared"],
+)
+def test_each_network_is_given_the_keys_of_fit(keys, options):
+    params = np.zeros((2, 4), np.float32)
+    many = fit_many(loss=noisy, params=params, train=(X, X[:, 0]), key=keys, **options)
+    for index in (0, 1):
+        rest = dict(options)
+        rows = rest.pop("subsets", np.tile(np.arange(60), (2, 1)))[index]
+        key = keys[index] if keys.ndim else keys
+        alone = fit(loss=noisy, params=params[index], train=(X[rows], X[rows, 0]), key=key, **rest)
+        np.testing.assert_allclose(many.history.loss[index], alone.history.loss, rtol=1e-4)
 
 
 @jax.custom_jvp
