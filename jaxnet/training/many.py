@@ -307,9 +307,9 @@ def _of_group(task: Task, hyper: dict[str, Array], rows: np.ndarray) -> Task:
 
 def _more_settings(task: Task, key: Array) -> dict[str, Any]:
     """Return what else must be the same in a run of many networks that goes on."""
-    if task.early_stopping is None:
-        return {"shared_key": not key.ndim}
-    return {"shared_key": not key.ndim, "early_stopping": list(task.early_stopping)}
+    # Networks that it ended are behind the others: they could not go on without it, nor with more patience.
+    stopping = None if task.early_stopping is None else list(task.early_stopping)
+    return {"shared_key": not key.ndim, "early_stopping": stopping}
 
 
 def _first_run(
