@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import network, training
+from jaxnet import metrics, network, training
 from jaxnet.training import program
 from jaxnet.training import run as runs
 from jaxnet.training.state import Examples, Measure
@@ -355,6 +355,18 @@ def test_evaluating_a_few_examples_at_a_time_is_evaluating_all(eval_batch):
             for name in metrics:
                 one, other = (getattr(result.history, part)[name] for result in (whole, parts))
                 np.testing.assert_allclose(one, other, rtol=2e-6)
+
+
+def test_a_metric_that_is_a_mean_on_the_first_examples_alone_is_evaluated_on_all():
+    x = np.repeat(np.float32([[1, 0], [0, 1]]), 20, axis=0)  # the first twenty are predicted right
+    t = np.r_[np.ones(20, int), np.tile([0, 1], 10)]
+    params = (network.Dense(jnp.float32([[0, 1], [1, 0]]), jnp.zeros(2)),)
+    found = metrics.of(network.predict, "recall", "precision")
+    options = {"params": params, "train": (x, t), "metrics": found, "steps": 1, "optimizer": optax.sgd(0.0)}
+    for train in (fit, fit_many):
+        one = {} if train is fit else {"params": jax.tree.map(lambda leaf: leaf[None], params)}
+        result = train(**options | one, batch_size=4, eval_batch=10)
+        np.testing.assert_allclose(np.ravel(result.history.train["recall"])[-1], 20 / 30, rtol=1e-6)
 
 
 def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():

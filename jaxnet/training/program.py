@@ -50,6 +50,10 @@ Evaluate = Callable[[TrainState], Metrics]
 
 _LIMIT = 64  # programs kept, of each of which a network of MNIST's size takes some 100 kB
 _HELD = 2**26  # bytes that the largest array of an evaluation may take
+_PROBES, _PROBED = (
+    8,
+    256,
+)  # tries whether a metric is a mean over examples, and examples that are enough for one
 _programs: OrderedDict[tuple[Any, ...], Future[Compiled]] = OrderedDict()  # the longest unused first
 _lock = Lock()
 
@@ -219,9 +223,13 @@ def evaluate(
 ) -> dict[str, tuple[Array, Array]]:
     """Return each metric over all examples, as the mean over chunks, and by how much it is not such a mean.
 
-    That is what two chunks at once differ by from the mean of both.
+    That is what two chunks at once differ by from the mean of both, of random examples with random targets:
+    those in their order may be all of one class, or predicted all alike.
     """
     length = num_examples(examples)
+    rng, probes = np.random.default_rng(0), max(1, min(_PROBES, _PROBED // chunk))
+    orders = [[rng.permutation(length)[: 2 * chunk] for _ in range(probes)] for _ in range(2)]
+    rows, partners = map(np.array, orders)
 
     def one(weights: Weights) -> dict[str, tuple[Array, Array]]:
         return {name: over_chunks(turned_products(metric), weights) for name, metric in metrics}
@@ -242,10 +250,21 @@ def evaluate(
         mean = values.mean(axis=0)
         if rest:
             mean += (part(count * chunk, rest) - mean) * (rest / length)
-        two = [values[0], values[1]] if count > 1 else [values[0], part(chunk, rest)]
-        share = chunk / min(2 * chunk, length)
-        gap = part(0, min(2 * chunk, length)) - (two[0] * share + two[1] * (1 - share))
-        return mean.astype(values.dtype), gap.astype(values.dtype)
+        share = chunk / rows.shape[1]
+
+        def not_a_mean(drawn: tuple[Array, Array]) -> Array:
+            def of(places: slice) -> Array:
+                x, others = (
+                    jax.tree.map(lambda leaf, index=index[places]: leaf[index], tree)
+                    for index, tree in zip(drawn, (examples.x, examples._replace(x=None)), strict=True)
+                )
+                return jnp.asarray(metric(weights, others._replace(x=x)))
+
+            one, other = of(slice(chunk)), of(slice(chunk, None))
+            return jnp.abs(of(slice(None)) - (one * share + other * (1 - share)))
+
+        gaps = jax.lax.map(not_a_mean, (jnp.asarray(rows), jnp.asarray(partners)))
+        return mean.astype(values.dtype), gaps.max(axis=0).astype(values.dtype)
 
     # One network after the other: what lies between its layers is already many times the size of x.
     return jax.lax.map(one, weights) if many else one(weights)
