@@ -385,9 +385,18 @@ STATE = {"mean": jnp.zeros(3)}
             "state must be finite, got NaN or infinity",
         ),
         (
+            {
+                "loss": lambda params, state, x, t: network.loss(params, x, t),
+                "has_state": False,
+                "state": None,
+            },
+            TypeError,
+            r"the loss must take \(params, x, t\), got one that takes \(params, state, x, t\); with",
+        ),
+        (
             {"loss": stateful(lambda w, s, x, t: x[0, 0]), "has_state": True, "state": STATE},
             TypeError,
-            r"the loss must return \(value, state\), got .*Tracer",
+            r"the loss must return \(value, state\), got no tuple",
         ),
         (
             {"loss": stateful(lambda w, s, x, t: (x[0, 0], s, s)), "has_state": True, "state": STATE},
@@ -412,7 +421,7 @@ STATE = {"mean": jnp.zeros(3)}
             TypeError,
             r"must return state\['mean'\] as it was given, float32\[3\], got float32\[4\]",
         ),
-        ({"has_aux": True}, TypeError, r"the loss must return \(value, aux\), got .*Tracer"),
+        ({"has_aux": True}, TypeError, r"the loss must return \(value, aux\), got no tuple"),
         (
             {
                 "loss": lambda p, x, t: (x[0, 0], {"gradient_norm": 1}),

@@ -110,6 +110,22 @@ def takes(f: Callable[..., Any], name: str, *, needs: bool = False) -> bool:
     )
 
 
+def check_call(f: Callable[..., Any], what: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Refuse a loss or a metric that cannot be called with what it is given."""
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        form = ", ".join(["params", *["state"] * (len(given) - 3), "x", "t", *(f"{name}=" for name in named)])
+        raise TypeError(
+            f"{what} must take ({form}), got one that takes {signature}; "
+            "with has_state=True a state follows params"
+        ) from None
+
+
 @dataclass(frozen=True)  # not a NamedTuple: JAX refers weakly to the functions that it traces
 class Objective:
     """A loss in any of the forms that `fit` takes; called, it has one: see there."""
@@ -130,12 +146,14 @@ class Objective:
         state = (jax.tree.map(lambda leaf: leaf, model_state),) if self.has_state else ()
         weight = examples.sample_weight
         named = ({"key": key} if self.keyed else {}) | ({} if weight is None else {"sample_weight": weight})
-        returned = self.loss(unwrapped(params), *state, examples.x, examples.t, **named)
+        given = unwrapped(params), *state, examples.x, examples.t
+        check_call(self.loss, "the loss", given, named)
+        returned = self.loss(*given, **named)
         form = ["value", *["state"] * self.has_state, *["aux"] * self.has_aux]
         if len(form) == 1:
             returned = (returned,)
         elif not isinstance(returned, tuple) or len(returned) != len(form):
-            got = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
+            got = f"{len(returned)} values" if isinstance(returned, tuple) else "no tuple"
             raise TypeError(f"the loss must return ({', '.join(form)}), got {got}")
         value, aux = _checked_scalar(returned[0]), returned[-1] if self.has_aux else ()
         if self.has_state:
@@ -168,7 +186,9 @@ class Measure:
         params, model_state = weights
         state = (jax.tree.map(lambda leaf: leaf, model_state),) if self.has_state else ()
         named = {"key": jax.random.key(0)} if takes(self.metric, "key", needs=True) else {}
-        returned = self.metric(unwrapped(params), *state, examples.x, examples.t, **named)
+        given = unwrapped(params), *state, examples.x, examples.t
+        check_call(self.metric, "a metric", given, named)
+        returned = self.metric(*given, **named)
         return returned[0] if self.first else returned
 
 

@@ -234,7 +234,9 @@ def check_sample_weight(weights: ArrayLike | list | None, length: int, loss: Los
     if host.shape != (length,):
         raise ValueError(f"sample_weight must have shape [{length}], got {list(host.shape)}")
     if not np.isfinite(host).all() or host.min() < 0 or not host.any():
-        raise ValueError("sample_weight must be finite, not negative, and not all zero")
+        bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+        got = f"{host[bad[0]]} for example {bad[0]}" if bad.size else "zeros"
+        raise ValueError(f"sample_weight must be finite, not negative, and not all zero, got {got}")
     return jnp.asarray(host, float)
 
 
