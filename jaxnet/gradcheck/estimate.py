@@ -108,9 +108,10 @@ def richardson(
     plan += [(own, level, own < scale / 16) for level in ladder.own]
     tables: list[Table] = []
     at_kink: np.ndarray | None = None
+    chosen: tuple[Estimate, np.ndarray] | None = None
     for number, (size, level, apt) in enumerate(plan):
         if number >= len(ladder.first):
-            found, look = _choose(tables, at_kink, target.value, noise)
+            found, look = chosen = chosen or _choose(tables, at_kink, target.value, noise)
             apt = apt & (unsettled(found) | (look & (level > ladder.first[0])))
             if not apt.any():
                 continue
@@ -119,7 +120,8 @@ def richardson(
         rows = np.flatnonzero(apt)
         steps = (size[rows] * 2.0**-level)[:, None] * HALVINGS
         tables.append(table(target, index, rows, x[rows, None], steps))
-    found = _choose(tables, at_kink, target.value, noise)[0]
+        chosen = None
+    found = (chosen or _choose(tables, at_kink, target.value, noise))[0]
     if isinstance(target, Target) and target.sharp:
         found = found._replace(error=found.error + _NOISE * _wobble(target, index, found.step))
     return found

@@ -315,7 +315,8 @@ class Target:
         if self.jaxpr is None:
             return self._call(*columns, *shared)
         whole = 2 * self.cost.bytes + self.flat.nbytes
-        bytes_each = self._cost_of(kind).bytes if isinstance(kind, int) else whole
+        # Most of what follows from one element alone is never in memory at once.
+        bytes_each = self._cost_of(kind).bytes / 4 if isinstance(kind, int) else whole
         largest = int(max(1, min(CHUNK_BYTES // max(bytes_each, 1), _LARGEST_CHUNK)))
         if self.flat.size <= _SMALL_CHUNK**2 // 6:
             largest = min(largest, _SMALL_CHUNK)
