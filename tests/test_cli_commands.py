@@ -115,7 +115,8 @@ def photographs(x, rng):
     """Dark digits of 200 pixels, shifted, on grey paper that is lighter on one side, with noise."""
     for row in x:
         image = Image.fromarray((row.reshape(28, 28) * 255).astype(np.uint8)).resize((200, 200))
-        ink = np.roll(np.asarray(image, float) / 255, rng.integers(-20, 21, 2), axis=(0, 1))
+        down, right = rng.integers(0, 41, 2)
+        ink = np.pad(np.asarray(image, float) / 255, 20)[down : down + 200, right : right + 200]
         paper = 0.7 + 0.1 * np.linspace(-1, 1, 200)
         noisy = paper - 0.5 * ink + rng.normal(0, 0.06, ink.shape)
         yield (np.clip(noisy, 0, 1) * 255).astype(np.uint8)
