@@ -304,7 +304,7 @@ def test_exported_parameters_are_those_of_the_run(runs, tmp_path, capsys):
     assert "--out must be a file in a folder that is there, got " in line
 
 
-def test_runs_lists_and_compares(runs, capsys):
+def test_runs_lists_and_compares(runs, tmp_path, capsys):
     found = json.loads(output(capsys, "runs", runs, "--json"))
     assert [Path(one["run"]).name for one in found] == ["one", "sweep", "two"]
     summary = json.loads((runs / "two/summary.json").read_text())
@@ -328,6 +328,9 @@ def test_runs_lists_and_compares(runs, capsys):
     ]
     assert one[3:6] == ["sgd", "0.1", "0"]
     assert "expected a run folder, or a folder of them, got nowhere" in error_of(capsys, "runs", "nowhere")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/config.json").write_text("{")
+    assert "config.json: expected JSON, got a damaged file" in error_of(capsys, "runs", tmp_path)
     assert output(capsys, "runs", Path(__file__).parent) == f"no runs in {Path(__file__).parent}\n"
 
 
@@ -413,6 +416,9 @@ def test_every_help_has_defaults_as_one_would_type_them(command, capsys):
     assert f"jaxnet {command}" in out
     if command == "train":
         assert "(default: 50)" in out and "(default: 0)" in out
+        said = " ".join(out.split())
+        assert "by default 0.001, but 0.1 for sgd, sm3; 0.01 for momentum, nesterov, adagrad, " in said
+        assert set(_names.LEARNING_RATES.values()) == {0.001, 0.1, 0.01, 1.0, 1e-4}  # those that it names
 
 
 def modules_after(code):

@@ -150,8 +150,14 @@ def _training(add: Add, *, several: bool) -> None:
     add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
     add("--activation", choices=_names.ACTIVATIONS, default="sigmoid", help="of the hidden layers")
     _weight_std(add, positive, **more)
-    add("--optimizer", choices=_names.OPTIMIZERS, default="sgd", help="the rule of the updates")
-    rates = "by default " + ", ".join(f"{rate} for {name}" for name, rate in _names.LEARNING_RATES.items())
+    rule = f"the rule of the updates: {', '.join(_names.OPTIMIZERS)}"
+    add("--optimizer", choices=_names.OPTIMIZERS, default="sgd", metavar="NAME", help=rule)
+    others = {
+        rate: [n for n, r in _names.LEARNING_RATES.items() if r == rate] for rate in (0.1, 0.01, 1.0, 1e-4)
+    }
+    rates = "by default 0.001, but " + "; ".join(
+        f"{rate:g} for {', '.join(names)}" for rate, names in others.items()
+    )
     add("--learning-rate", type=positive, metavar="RATE", help=rates, **absent, **more)
     momentum = "of momentum and nesterov; by default 0.9"
     add("--momentum", type=at_least_0, metavar="SHARE", help=momentum, **absent, **more)
@@ -165,7 +171,8 @@ def _training(add: Add, *, several: bool) -> None:
     add("--sampling", choices=("replacement", "shuffle"), default="replacement", help=sampling)
     every = "steps between two evaluations; by default an epoch's"
     add("--eval-every", type=whole, metavar="N", help=every, **absent)
-    evaluated = "what to evaluate, beside accuracy, or the errors and R² of a regression"
+    known = ", ".join(_METRICS)
+    evaluated = f"what to evaluate, beside accuracy, or the errors and R² of a regression: {known}"
     add("--metrics", nargs="+", choices=_METRICS, default=["accuracy"], metavar="NAME", help=evaluated)
     validation = "share of the training examples to hold out, drawn by --seed"
     add("--validation", type=share, metavar="SHARE", help=validation, **absent)

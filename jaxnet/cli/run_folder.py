@@ -35,6 +35,8 @@ _FILES = (
     "confusion.png",
     "mistakes.png",
     "weights.png",
+    "model.safetensors",
+    "model.stablehlo",
     _CONFIG,
     _SUMMARY,
 )
@@ -269,16 +271,16 @@ def _is_own(folder: Path) -> bool:
     return isinstance(versions, dict) and "jaxnet" in versions
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, name: str = _CONFIG) -> dict[str, Any]:
     """Return what `config.json` says, {} where it is not there; ValueError where it is damaged."""
     try:
-        content = json.loads((folder / _CONFIG).read_bytes())
+        content = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / _CONFIG}: expected JSON, got a damaged file ({error})") from None
+        raise ValueError(f"{folder / name}: expected JSON, got a damaged file ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{folder / _CONFIG}: expected a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{folder / name}: expected a JSON object, got {type(content).__name__}")
     return content
 
 

@@ -32,13 +32,12 @@ def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"expected a run folder, or a folder of them, got {folder}: not there")
         own = [folder] if (folder / "config.json").exists() else sorted(folder.iterdir())
         for path in own:
-            config = read_config(path) if (path / "config.json").exists() else {}
+            config = read_config(path) if path.is_dir() else {}
             if "jaxnet" not in (config.get("versions") or ()):
                 continue
-            summary = path / "summary.json"
             settings = {name: value for name, value in config.items() if name not in _LEFT_OUT}
-            result = json.loads(summary.read_bytes()) if summary.exists() else None
-            found.append({"run": str(path), "settings": settings, "summary": result})
+            summary = read_config(path, "summary.json") or None
+            found.append({"run": str(path), "settings": settings, "summary": summary})
     return found
 
 
