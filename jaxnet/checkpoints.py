@@ -8,7 +8,7 @@ evaluation, where one is asked for. `history.csv` beside them is an export, whic
 import csv
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +16,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
+import jax.export
 import numpy as np
+from jax import Array
 
 from jaxnet import _old_checkpoints, _tensors
 from jaxnet._extras import require
@@ -30,7 +32,16 @@ _HISTORY, _CHECKPOINTS, _SUFFIX, _BEST = "history.csv", "checkpoints", ".safeten
 _PARTS = History._fields[2:5]
 _log = logging.getLogger(__name__)
 
-__all__ = ["Checkpointer", "Exported", "load_params", "restore", "save_params", "steps"]
+__all__ = [
+    "Checkpointer",
+    "Exported",
+    "export_stablehlo",
+    "load_history",
+    "load_params",
+    "restore",
+    "save_params",
+    "steps",
+]
 
 
 def steps(folder: _Path) -> list[int]:
@@ -67,15 +78,58 @@ def restore(folder: _Path, like: TrainState, *, step: int | Literal["best"] | No
         if step not in steps(folder):
             raise ValueError(f"{folder}: expected a step among {steps(folder)}, got {step}")
         return _read(Path(folder), step, like)
+    content = _latest(Path(folder))
+    return None if content is None else _result(*content, like)
+
+
+def load_history(folder: _Path) -> History:
+    """Return what the run in a folder recorded up to its latest checkpoint, damaged ones passed over.
+
+    Raises:
+        ValueError: there is no checkpoint, or none is whole.
+        ImportError: safetensors is not installed.
+    """
+    _tensors.require()
+    content = _latest(Path(folder))
+    if content is None:
+        raise ValueError(f"{folder}: expected a run with checkpoints, got none there")
+    return _history(dict(content[0]), content[1])
+
+
+def export_stablehlo(path: _Path, model: Callable[[Array], Array], features: int) -> None:
+    """Write a model as a StableHLO program, which `jax.export` loads in a process without jaxnet.
+
+    model: a pure function of x, float32 [n, features], such as `partial(network.predict, params)`, whose
+    parameters become part of the program. It runs for any n, on CPU, NVIDIA GPU and TPU:
+    `jax.export.deserialize(bytearray(open(path, "rb").read())).call(x)`. The file is there whole or not at
+    all.
+
+    Raises what the model does for such an x, OSError where the file cannot be written, and ImportError
+    without flatbuffers, of the extra `[export]`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_stablehlo(f"{folder}/model.stablehlo", lambda x: x.sum(axis=1), 3)
+    ...     program = jax.export.deserialize(bytearray(Path(folder, "model.stablehlo").read_bytes()))
+    >>> program.call(np.ones((2, 3), np.float32))
+    Array([3., 3.], dtype=float32)
+    """
+    require("flatbuffers", "exported programs need", "export")
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((n, features), np.float32)
+    exported = jax.export.export(jax.jit(model), platforms=("cpu", "cuda", "tpu"))(x)
+    _tensors.write(Path(path), bytes(exported.serialize()))
+
+
+def _latest(folder: Path) -> tuple[Arrays, dict[str, Any], str] | None:
+    """Return the content of the latest checkpoint that is whole; None where there is no checkpoint."""
     damaged = []
     for found in reversed(steps(folder)):
         try:
-            content = _content(Path(folder), found)
+            return _content(folder, found)
         except _tensors.DamagedError as error:
             damaged.append(str(error))
             _log.warning("%s: passed over", error)
-        else:
-            return _result(*content, like)
     if damaged:
         raise ValueError(f"expected a whole checkpoint in {folder}, got none: {damaged[0]}")
     return None
@@ -340,11 +394,7 @@ def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainSt
     expected = str(jax.random.key_impl(like.key))
     if metadata["key"] != expected:
         raise ValueError(f"{source}: expected a key of {expected}, got {metadata['key']}")
-    curves = [
-        {name: arrays.pop(f"history.{part}.{name}") for name in metadata["metrics"][part]} for part in _PARTS
-    ]
-    aux = {name: arrays.pop(f"history.aux.{name}") for name in metadata.get("aux", ())}
-    history = History(arrays.pop("history.loss"), arrays.pop("history.eval_step"), *curves)._replace(aux=aux)
+    history = _history(arrays, metadata)
     diverged = arrays.pop("diverged", None)
     wanted: dict[str, Any] = {"state": like}
     for kind in ("best", "scheduled"):
@@ -366,6 +416,15 @@ def _result(arrays: Arrays, metadata: dict[str, Any], source: str, like: TrainSt
             tree["state"], history, diverged, False, *seconds, settings, last, None, scheduled
         )
     return FitResult(tree["state"], history, False, *seconds, last, False, scheduled, settings)
+
+
+def _history(arrays: Arrays, metadata: dict[str, Any]) -> History:
+    """Take a history out of the arrays of a checkpoint."""
+    curves = [
+        {name: arrays.pop(f"history.{part}.{name}") for name in metadata["metrics"][part]} for part in _PARTS
+    ]
+    aux = {name: arrays.pop(f"history.aux.{name}") for name in metadata.get("aux", ())}
+    return History(arrays.pop("history.loss"), arrays.pop("history.eval_step"), *curves)._replace(aux=aux)
 
 
 def _columns(curves: dict[str, dict[str, Any]], ndim: int) -> dict[str, Any]:

@@ -32,10 +32,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from jaxnet import _arrays, _extras
+from jaxnet._images import centred, read_image
 
 __all__ = [
     "CLASS_NAMES",
     "Split",
+    "centred",
     "class_names",
     "folds",
     "input_scale",
@@ -47,6 +49,7 @@ __all__ = [
     "load_mnist",
     "load_npz",
     "read_idx",
+    "read_image",
     "split",
 ]
 

@@ -10,7 +10,7 @@ labels that are not integers. Where values cannot be seen, inside `jax.jit`, bad
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Num
 
+from jaxnet import _names
 from jaxnet.activations import _as_float
 from jaxnet.losses import _ROW_SUM_TOLERANCE, Targets, _weights, target_distribution
 
@@ -187,6 +188,40 @@ METRICS: dict[str, Metric] = {
     "mean_absolute_error": mean_absolute_error,
     "r2": r2,
 }
+
+
+class ClassificationReport(NamedTuple):
+    """How good predictions are, altogether and of each class."""
+
+    scores: dict[str, Array]
+    """Every metric of `METRICS` that is one number for so many classes, by name."""
+    precision: Float[Array, " classes"]
+    recall: Float[Array, " classes"]
+    f1: Float[Array, " classes"]
+    support: Float[Array, " classes"]
+    """How many examples each class has."""
+    confusion_matrix: Float[Array, "classes classes"]
+
+
+def classification_report(y: Values, t: Targets) -> ClassificationReport:
+    """Return every metric of probabilities y [n, classes], as of `network.predict`, and those of each class.
+
+    Raises ValueError and TypeError as the metrics do.
+
+    >>> report = classification_report([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1])
+    >>> report.scores["accuracy"].round(4), report.recall, report.support
+    (Array(0.6667, dtype=float32), Array([1. , 0.5], dtype=float32), Array([1., 2.], dtype=float32))
+    >>> float(report.scores["recall"]), "top_k_accuracy" in report.scores
+    (0.5, False)
+    """
+    matrix = confusion_matrix(y, t)
+    binary = ("precision", "recall", "f1")
+    # Of two classes all examples are among the top two.
+    left_out = {"confusion_matrix", *(("top_k_accuracy",) if len(matrix) == 2 else binary)}
+    names = (name for name in _names.METRICS_OF_CLASSES if name not in left_out)
+    scores = {name: METRICS[name](y, t) for name in names}
+    each = {name: METRICS[name](y, t, average=None) for name in binary}
+    return ClassificationReport(scores, **each, support=matrix.sum(axis=1), confusion_matrix=matrix)
 
 
 def of(model: Callable[[Any, Any], Array], *names: str, **functions: Metric) -> dict[str, Metric]:

@@ -9,46 +9,13 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-_OWN = ("sgd", "momentum", "nesterov")  # of which optax has one function
-_OPTAX = (
-    *(
-        "adam",
-        "adamw",
-        "adabelief",
-        "adadelta",
-        "adafactor",
-        "adagrad",
-        "adamax",
-        "adamaxw",
-        "adan",
-        "amsgrad",
-    ),
-    *(
-        "fromage",
-        "lamb",
-        "lars",
-        "lbfgs",
-        "lion",
-        "nadam",
-        "nadamw",
-        "noisy_sgd",
-        "novograd",
-        "optimistic_adam_v2",
-    ),
-    *("optimistic_gradient_descent", "polyak_sgd", "radam", "rmsprop", "rprop", "sign_sgd", "sm3", "yogi"),
+from jaxnet import _names
+from jaxnet._names import SCHEDULES
+
+OPTIMIZERS = tuple(
+    name for name in _names.OPTIMIZERS if name in _names.OWN_OPTIMIZERS or hasattr(optax, name)
 )
-OPTIMIZERS = _OWN + tuple(name for name in _OPTAX if hasattr(optax, name))
-SCHEDULES = ("constant", "cosine", "warmup_cosine")
-LEARNING_RATES = dict.fromkeys(OPTIMIZERS, 0.001) | {
-    **{
-        "sgd": 0.1,
-        "momentum": 0.01,
-        "nesterov": 0.01,
-        "noisy_sgd": 0.01,
-        "optimistic_gradient_descent": 0.01,
-    },
-    **{"adadelta": 1.0, "adagrad": 0.01, "lbfgs": 1.0, "lion": 1e-4, "polyak_sgd": 1.0, "sm3": 0.1},
-}
+LEARNING_RATES = {name: _names.LEARNING_RATES[name] for name in OPTIMIZERS}
 _WITHOUT_SCHEDULE = ("polyak_sgd", "rprop", "sm3")  # optax asks for a number there
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from jaxnet.training import History
+
 
 def lines(
     x: Num[ArrayLike, " n"], curves: Mapping[str, Num[ArrayLike, " n"]], *, xlabel: str, ylabel: str
@@ -131,19 +133,114 @@ def descent(
     return figure
 
 
-def images(pixels: Num[ArrayLike, "n d"], labels: Int[ArrayLike, " n"] | Sequence[str]) -> "Figure":
-    """Return square grey images in a row, each under its label."""
-    pixels = np.asarray(pixels)
-    side = round(pixels.shape[1] ** 0.5)
-    if side * side != pixels.shape[1]:
-        raise ValueError(f"images must be square, got {pixels.shape[1]} pixels each")
-    figure = _figure((1.1 * len(pixels), 1.4))
-    for index, (image, label) in enumerate(zip(pixels, np.asarray(labels), strict=True)):
-        axes = figure.add_subplot(1, len(pixels), index + 1)
-        axes.imshow(image.reshape(side, side), cmap="gray_r")
-        axes.set_title(str(label))
+def learning_curves(runs: Mapping[str, "History"], metric: str = "accuracy") -> "Figure":
+    """Return loss and metric over the steps of one run or several, each a colour, train dashed, test solid.
+
+    The loss is the running mean over a hundredth of the steps; the axes are cut to where the curves go after
+    a tenth of the run.
+    """
+    figure = _figure((9.0, 3.6))
+    left, right = figure.subplots(1, 2)
+    bounds: list[list[np.ndarray]] = [[], []]
+    for index, (name, history) in enumerate(runs.items()):
+        colour, loss = f"C{index}", np.asarray(history.loss, float)
+        window = max(1, len(loss) // 100)
+        means = np.convolve(loss, np.full(window, 1 / window), "valid")
+        left.plot(np.arange(window - 1, len(loss)), means, color=colour, label=name, linewidth=1.2)
+        bounds[0].append(_later(means))
+        for part, style in (("train", "--"), ("validation", ":"), ("test", "-")):
+            if metric in getattr(history, part):
+                values = np.asarray(getattr(history, part)[metric], float)
+                label = part if len(runs) == 1 else f"{name}, {part}"
+                right.plot(history.eval_step, values, style, color=colour, label=label, linewidth=1.2)
+                bounds[1].append(_later(values))
+    for axes, shown, ylabel in ((left, bounds[0], "loss"), (right, bounds[1], metric)):
+        axes.set(xlabel="steps", ylabel=ylabel)
+        finite = np.concatenate([values[np.isfinite(values)] for values in shown] or [np.zeros(0)])
+        if finite.size and finite.min() < finite.max():
+            margin = (finite.max() - finite.min()) / 20
+            axes.set_ylim(finite.min() - margin, finite.max() + margin)
+        axes.grid(alpha=0.3)
+    right.legend(fontsize="small")
+    if len(runs) > 1:
+        left.legend(fontsize="small")
+    return figure
+
+
+def _later(values: np.ndarray) -> np.ndarray:
+    return values[min(len(values) - 1, max(1, len(values) // 10)) :]
+
+
+def confusion_matrix(
+    matrix: Num[ArrayLike, "classes classes"], names: Sequence[str] | None = None
+) -> "Figure":
+    """Return how many examples of each class (row) were taken for each class (column), as `metrics` has it.
+
+    The darker, the larger is its share of the row, by its square root, so that few are seen too; beyond 20
+    classes there are no numbers.
+    """
+    counts = np.asarray(matrix)
+    labels = [str(index) for index in range(len(counts))] if names is None else list(names)
+    size = min(10.0, 2.0 + 0.42 * len(counts))
+    figure, axes = _axes("taken for", "is", (size, size))
+    shares = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 2 else 0)
+    axes.set_yticks(range(len(labels)), labels)
+    for row, column in np.argwhere(counts > 0) if len(counts) <= 20 else ():
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{counts[row, column]:g}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
+    return figure
+
+
+def images(
+    pixels: Num[ArrayLike, "n d"],
+    labels: Int[ArrayLike, " n"] | Sequence[str],
+    columns: int | None = None,
+) -> "Figure":
+    """Return square images, grey or of three colours in 0..1, each under its label, by default in a row."""
+    shown = _squares(pixels)
+    columns = len(shown) if columns is None else columns
+    figure = _figure((1.1 * columns, 1.4 * -(-len(shown) // columns)))
+    for index, (image, label) in enumerate(zip(shown, np.asarray(labels), strict=True)):
+        axes = figure.add_subplot(-(-len(shown) // columns), columns, index + 1)
+        axes.imshow(image, cmap="gray_r")
+        axes.set_title(str(label), fontsize=None if columns == len(shown) else "small")
         axes.set_axis_off()
     return figure
+
+
+def weights(weight: Float[ArrayLike, "inputs units"], columns: int = 10) -> "Figure":
+    """Return what each unit of a first layer looks for, as square images: white adds to it, black takes away.
+
+    weight: as in `Dense`, [inputs, units]. At most the first 100 units are shown, all in one scale. Raises
+    ValueError where the inputs are no square.
+    """
+    shown = _squares(np.asarray(weight).T[:100])
+    limit = float(np.abs(shown).max()) or 1.0
+    rows = -(-len(shown) // columns)
+    figure = _figure((0.75 * columns + 1.2, 0.75 * rows + 0.5))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for image, axes in zip(shown, grid.flat, strict=False):
+        if image.ndim == 3:
+            axes.imshow((image / limit + 1) / 2)
+        else:
+            drawn = axes.imshow(image, cmap="gray", vmin=-limit, vmax=limit)
+    if shown.ndim == 3:
+        figure.colorbar(drawn, ax=grid, label="weight", shrink=0.8)
+    return figure
+
+
+def _squares(pixels: Num[ArrayLike, "n d"]) -> Num[np.ndarray, "n side side *colours"]:
+    pixels = np.asarray(pixels)
+    for colours in ((), (3,)):
+        side = round((pixels.shape[1] / (3 if colours else 1)) ** 0.5)
+        if side * side * (3 if colours else 1) == pixels.shape[1]:
+            return pixels.reshape(-1, side, side, *colours)
+    raise ValueError(f"images must be square, got {pixels.shape[1]} pixels each")
 
 
 def require() -> None:
@@ -151,8 +248,8 @@ def require() -> None:
     _extras.require("matplotlib.figure", "plots need", "plots")
 
 
-def _axes(xlabel: str, ylabel: str) -> "tuple[Figure, Axes]":
-    figure = _figure((6.4, 4.0))
+def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = (6.4, 4.0)) -> "tuple[Figure, Axes]":
+    figure = _figure(size)
     axes = figure.add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes

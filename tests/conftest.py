@@ -32,7 +32,11 @@ _CHECKED = [
     if path.stem not in _WALKS | {"__init__", "__main__"}
 ]
 with install_import_hook(_CHECKED, "beartype.beartype"):
+    import jaxnet
     from jaxnet import datasets
+
+    for name in jaxnet.__all__:  # each is imported when it is first used
+        getattr(jaxnet, name)
 
 # A shell that ignores Ctrl-C, as those of nohup and cron do, would hand that on to the tests' processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)

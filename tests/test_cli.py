@@ -34,18 +34,23 @@ def test_train_leaves_everything_in_the_run_folder(tmp_path, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert len([line for line in lines if line.startswith("train acc, test acc | ")]) == 4
-    assert lines[4].startswith("64-50-10, sgd at 0.1, 300 steps: test accuracy 0.")
-    assert "steps/s" in lines[5] and "compilation apart" in lines[5]
-    assert lines[6] == f"written to {folder}"
+    assert lines[0].split()[:5] == ["step", "epoch", "loss", "train", "accuracy"]
+    assert [line.split()[0] for line in lines[1:5]] == ["1", "101", "201", "300"]
+    assert lines[5].startswith("64-50-10, sgd at 0.1, 300 steps: test accuracy 0.")
+    assert "steps/s in training" in lines[6]
+    assert lines[7] == f"written to {folder}"
 
     config = json.loads((folder / "config.json").read_text())
     assert (config["seed"], config["steps"], config["sizes"]) == (3, 300, [64, 50, 10])
     assert config["versions"]["jax"] == jax.__version__
     rows = history_of(folder)
     assert [int(row["step"]) for row in rows] == list(range(300))
-    accuracies = [(row["train_accuracy"], row["test_accuracy"]) for row in rows if row["test_accuracy"]]
-    assert [f"train acc, test acc | {train} , {test}" for train, test in accuracies] == lines[:4]
+    accuracies = [[row[f"{part}_accuracy"] for part in ("train", "test")] for row in rows]
+    told = [[f"{float(value):.4f}" for value in pair] for pair in accuracies if pair[1]]
+    assert told == [line.split()[3:5] for line in lines[1:5]]
+    losses = [float(row["loss"]) for row in rows]
+    means = [np.mean(part) for part in np.split(losses, [1, 101, 201])]
+    np.testing.assert_allclose([float(line.split()[2]) for line in lines[1:5]], means, atol=6e-5)
 
     # The saved parameters are those of the summary, and of the same run through the library.
     exported = checkpoints.load_params(folder / "params.safetensors")
@@ -66,7 +71,7 @@ def test_defaults_are_the_source_run():
 def test_the_source_run_on_mnist_from_one_command(mnist, tmp_path):
     done = run("train", "--out", tmp_path / "run")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("train acc, test acc | ") == 18  # one of them of the end
+    assert len(done.stdout.splitlines()) == 1 + 18 + 3  # one of them of the end
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] >= 0.94
 
 
@@ -119,7 +124,7 @@ def test_a_regression_of_a_table(diabetes, tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main([*options, "--steps", "300", "--out", str(whole)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("train r2, test r2 | ") and "11-50-1, sgd at 0.1, 300 steps: test r2 0." in out
+    assert "train r2   test r2" in out.splitlines()[0] and "11-50-1, sgd at 0.1, 300 steps: test r2 0." in out
     assert (whole / "r2.png").exists()
     assert cli.main([*options, "--steps", "150", "--out", str(cut)]) == 0
     assert cli.main(["train", "--resume", "--out", str(cut), "--steps", "300"]) == 0
@@ -175,7 +180,7 @@ def test_output_into_a_closed_pipe(tmp_path, digits):
     options = f"--data {digits} --eval-every 20 --steps 2000 --out {tmp_path}"
     command = f"{sys.executable} -m jaxnet train {options} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith("train acc") and done.stderr == ""
+    assert done.stdout.split()[:2] == ["step", "epoch"] and done.stderr == ""
 
 
 def one_line(capsys):

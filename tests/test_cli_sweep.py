@@ -154,7 +154,7 @@ def test_train_holds_out_stops_early_and_gives_back_the_best(tmp_path, capsys):
     arguments = [*learning, *stopping, *weights, "--data", "digits", "--out", str(tmp_path)]
     assert cli.main(["train", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("train acc, validation acc, test acc | ")
+    assert lines[0].split()[3:-1] == ["train", "accuracy", "validation", "accuracy", "test", "accuracy"]
     with (tmp_path / "history.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
     losses = [float(row["validation_loss"]) for row in rows]

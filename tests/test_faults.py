@@ -68,7 +68,7 @@ def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole, start):
         resume = ["--resume"] if death else []
         process = start([*JAXNET, *arguments(tmp_path, *resume, every=moments.choice([100, 300, 1000]))])
         for _ in range(moments.randint(1, 5)):
-            assert process.stdout.readline().startswith("train acc"), process.stderr.read()
+            assert process.stdout.readline(), process.stderr.read()
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         _, err = process.communicate(timeout=60)
@@ -88,7 +88,7 @@ def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole, start):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_writes_a_checkpoint_and_ends(number, code, tmp_path, arguments, whole, capsys, start):
     process = start([*JAXNET, *arguments(tmp_path, every=10_000)])
-    assert process.stdout.readline().startswith("train acc")
+    assert process.stdout.readline().split()[:1] == ["step"]
     # The folder is this process's own.
     assert cli.main(arguments(tmp_path, "--resume")) == 2
     assert f"{tmp_path} is in use by another run" in capsys.readouterr().err

@@ -15,37 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import network
-from jaxnet.activations import ACTIVATIONS, softmax
-from jaxnet.cli.options import Add, load, number, seed, whole
+from jaxnet.activations import softmax
+from jaxnet.cli.problem import load
 from jaxnet.gradcheck import GradientReport, check_gradients
 from jaxnet.losses import cross_entropy_error
 
-HELP = "Check a gradient by all estimates of it: of the network on real data, or of your own function."
-SHARED = False  # it trains nothing
 _CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
-
-
-def add_options(add: Add) -> None:
-    """Add the options of this command."""
-    target = (
-        "a function of yours, FILE.py:NAME; its arguments are the tuple that NAME_args() returns, its "
-        "hand-written gradient is NAME_gradient, if there is one; without it, the network's loss is checked"
-    )
-    add("target", nargs="?", metavar="FILE.py:NAME", help=target)
-    add(
-        "--data",
-        default="mnist",
-        help="digits, mnist, fashion-mnist, an .npz or .csv file, or a folder of images",
-    )
-    add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
-    add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
-    add("--batch-size", type=whole, default=100, metavar="N", help="examples in the loss")
-    add("--seed", type=seed, default=0, metavar="N", help="of the weights and of the batch")
-    add("--weight-std", type=number, metavar="STD", default=0.01, help="of the weights")
-    published = (
-        "the source's network: its softmax over the whole batch and the backpropagation that it goes with"
-    )
-    add("--published-softmax", action="store_true", help=published)
 
 
 def run(options: argparse.Namespace) -> int:

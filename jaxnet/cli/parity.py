@@ -8,20 +8,11 @@ import optax
 
 from jaxnet import network, training
 from jaxnet.cli import signals
-from jaxnet.cli.options import Add, load, number, weight_std, whole
+from jaxnet.cli.problem import load
 
-HELP = "Train the NumPy reference and jaxnet side by side in float64 and print how far apart they ever are."
 _PARITY_TOLERANCE = 1e-10
 _PARITY_EVERY = 100  # steps
 _PARITY_LIMIT = 10**8  # steps × batch size
-
-
-def add_options(add: Add) -> None:
-    """Add the options of this command alone."""
-    add("--hidden", type=whole, default=50, metavar="N", help="units of the hidden layer")
-    weight_std(add)
-    rate = training.LEARNING_RATE
-    add("--learning-rate", type=number, default=rate, metavar="RATE", help="of stochastic gradient descent")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,13 +13,9 @@ import numpy as np
 import optax
 
 from jaxnet import datasets, metrics, network, optimizers, training
-from jaxnet.activations import ACTIVATIONS
 from jaxnet.cli import options as parsers
-from jaxnet.cli.options import Add, number, share, whole
 
-_DTYPES = ("float32", "float64", "bfloat16")
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
-_METRICS = ("loss", *(name for name in metrics.METRICS if name not in (*_ERRORS, "confusion_matrix")))
 _OPTIONAL = ("learning_rate", "momentum", "weight_decay")  # of the optimizer; by default its own
 
 
@@ -39,46 +35,6 @@ class Problem(NamedTuple):
     """What `checkpoints.save_params` takes of params."""
     settings: dict[str, Any]
     """What `config.json` says of all this."""
-
-
-def add_options(add: Add, *, several: bool) -> None:
-    """Add the options; several: those that a sweep goes over take one value or more."""
-    more: dict[str, Any] = {"nargs": "+"} if several else {}
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    positive, not_negative = ((parsers.ranged(p) if several else p) for p in (number, parsers.not_negative))
-    add("--hidden", type=whole, nargs="+", default=[50], metavar="N", help="units of each hidden layer")
-    add("--activation", choices=ACTIVATIONS, default="sigmoid", help="of the hidden layers")
-    parsers.weight_std(add, positive, **more)
-    add("--optimizer", choices=optimizers.OPTIMIZERS, default="sgd", help="the rule of the updates")
-    rates = "by default " + ", ".join(
-        f"{rate} for {name}" for name, rate in optimizers.LEARNING_RATES.items()
-    )
-    add("--learning-rate", type=positive, metavar="RATE", help=rates, **absent, **more)
-    momentum = "of momentum and nesterov; by default 0.9"
-    add("--momentum", type=not_negative, metavar="SHARE", help=momentum, **absent, **more)
-    decay = "by default 0, and 0.0001 for adamw"
-    add("--weight-decay", type=not_negative, metavar="RATE", help=decay, **absent, **more)
-    schedule = "of the learning rate, over --steps"
-    add("--schedule", choices=optimizers.SCHEDULES, default="constant", help=schedule)
-    warmup = "of warmup_cosine; by default a twentieth of --steps"
-    add("--warmup-steps", type=whole, metavar="N", help=warmup, **absent)
-    sampling = "draw each batch anew, or shuffle once per epoch"
-    add("--sampling", choices=("replacement", "shuffle"), default="replacement", help=sampling)
-    every = "steps between two evaluations; by default an epoch's"
-    add("--eval-every", type=whole, metavar="N", help=every, **absent)
-    evaluated = "what to evaluate, beside accuracy, or the errors and R² of a regression"
-    add("--metrics", nargs="+", choices=_METRICS, default=["accuracy"], metavar="NAME", help=evaluated)
-    validation = "share of the training examples to hold out, drawn by --seed"
-    add("--validation", type=share, metavar="SHARE", help=validation, **absent)
-    weights = "'balanced', or the weight of each class in the loss"
-    add("--class-weights", nargs="+", metavar="WEIGHT", help=weights, **absent)
-    target = "the column of a .csv file to predict; by default the last"
-    add("--target", metavar="COLUMN", help=target, **absent)
-    if not several:
-        task = "by default classification; a regression predicts numbers, by the mean squared error"
-        add("--task", choices=("classification", "regression"), help=task, **absent)
-    dtype = "of params and arithmetic; bfloat16: of the arithmetic alone"
-    add("--dtype", choices=_DTYPES, default="float32", help=dtype)
 
 
 def read(options: argparse.Namespace) -> Problem:
@@ -227,3 +183,9 @@ def _class_weights(texts: list[str] | None, labels: np.ndarray, classes: int) ->
             f"class, got {' '.join(texts)}"
         )
     return weights
+
+
+def load(name: str) -> tuple[datasets.Split, int]:
+    """Return the dataset and its number of classes."""
+    train, test = datasets.load(name)
+    return (train, test), int(max(train[1].max(), test[1].max())) + 1

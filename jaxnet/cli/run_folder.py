@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -11,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxnet import _tensors, checkpoints, datasets, plots
+from jaxnet import _tensors, checkpoints, datasets, network, plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,16 @@ _FILES = (
     "loss.png",
     "accuracy.png",
     "r2.png",
+    "curves.png",
+    "confusion.png",
+    "mistakes.png",
+    "weights.png",
+    "model.safetensors",
+    "model.stablehlo",
     _CONFIG,
     _SUMMARY,
 )
-_OF_THIS_CALL = ("command", "run", "resume", "overwrite", "out")
+_OF_THIS_CALL = ("command", "resume", "overwrite", "out", "quiet", "no_plots", "started")
 # What may differ when a run is resumed; the dataset is known by its content, whatever its name.
 _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
 
@@ -41,10 +48,12 @@ _FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
 def path(options: argparse.Namespace) -> Path:
     """Return the run folder, made and seen to be jaxnet's to write into before anything is computed."""
     _tensors.require()
-    plots.require()
-    default = Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder: Path = getattr(options, "out", default)
+    if not options.no_plots:
+        plots.require()
+    folder: Path | None = getattr(options, "out", None)
     try:
+        if folder is None:
+            folder = _new(Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted({path.name for path in folder.iterdir()} - {_LOCK, _PREVIOUS})
         if others and not _is_own(folder):
@@ -59,6 +68,48 @@ def path(options: argparse.Namespace) -> Path:
     return folder
 
 
+def _new(path: Path) -> Path:
+    """Make the folder, or one of the next names where there is one: of a run started in the same second."""
+    for count in itertools.count(1):
+        folder = path if count == 1 else path.with_name(f"{path.name}-{count}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return folder
+
+
+class Trained(NamedTuple):
+    """What a run folder holds of a network that was trained."""
+
+    saved: checkpoints.Exported
+    config: dict[str, Any]
+    model: Callable[[Any], Any]
+    """Of inputs as `datasets.load` gives them: probabilities [n, classes], or numbers [n] of a regression."""
+    is_regression: bool
+    class_names: tuple[str, ...]
+    """Their numbers, where they have none."""
+
+
+def trained(folder: Path) -> Trained:
+    """Read a run that came to its end; ValueError for a folder that holds none."""
+    path = folder / "params.safetensors"
+    if not _is_own(folder) or not path.exists():
+        what = "a run that has no parameters yet: --resume it" if _is_own(folder) else "none"
+        raise ValueError(f"expected the folder of a run, such as jaxnet train leaves, got {folder}: {what}")
+    saved, config = checkpoints.load_params(path), read_config(folder)
+    if saved.sizes is None or saved.activation is None:
+        raise ValueError(f"{path}: expected the parameters of a network, got others")
+    is_regression = config.get("task") == "regression"
+    f: Any = network.logits if is_regression else network.predict
+
+    def model(x: Any) -> Any:
+        outputs = f(saved.params, x, activation=saved.activation)
+        return outputs[:, 0] if is_regression else outputs
+
+    names = saved.class_names or tuple(map(str, range(saved.sizes[-1])))
+    return Trained(saved, config, model, is_regression, names)
+
+
 def saved_arguments(options: argparse.Namespace, known: set[str]) -> tuple[Path, list[str]]:
     """Return where the run to resume says its options, and those as arguments; known: which there must be."""
     if not hasattr(options, "out"):
@@ -70,7 +121,7 @@ def saved_arguments(options: argparse.Namespace, known: set[str]) -> tuple[Path,
         raise ValueError(
             f"--resume needs the run's folder: expected one that holds {_CONFIG}, got {options.out}"
         )
-    saved = _read_config(options.out).get("options")
+    saved = read_config(options.out).get("options")
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: expected a JSON object under 'options', got {saved!r}")
     if missing := sorted(known - set(_OF_THIS_CALL) - saved.keys()):
@@ -137,7 +188,7 @@ def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
 
 
 def _check_same(folder: Path, expected: dict[str, Any]) -> None:
-    saved = _read_config(folder)
+    saved = read_config(folder)
     free = set(_FREE)
     if saved.get("schedule", "constant") != "constant":
         free.remove("steps")  # the learning rates depend on how many there are
@@ -199,11 +250,14 @@ def write_summary(folder: Path, content: dict[str, Any], *, whole: bool) -> None
         _move(folder / _PREVIOUS)
 
 
-def write_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
+def write_picture(path: Path, draw: Callable[[], "Figure"], title: str = "") -> None:
     """Write what is drawn; where that fails, whatever it is, only say so: the results are there."""
     try:
         data = io.BytesIO()
-        draw().savefig(data, dpi=150)
+        figure = draw()
+        if title:
+            figure.suptitle(title, fontsize="medium")
+        figure.savefig(data, dpi=150)
         _tensors.write(path, data.getvalue())
     except Exception as error:
         print(f"jaxnet: warning: no {path}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -211,21 +265,22 @@ def write_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
 
 def _is_own(folder: Path) -> bool:
     try:
-        versions = _read_config(folder).get("versions")
+        versions = read_config(folder).get("versions")
     except ValueError:
         return False
     return isinstance(versions, dict) and "jaxnet" in versions
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, name: str = _CONFIG) -> dict[str, Any]:
+    """Return what `config.json` says, {} where it is not there; ValueError where it is damaged."""
     try:
-        content = json.loads((folder / _CONFIG).read_bytes())
+        content = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / _CONFIG}: expected JSON, got a damaged file ({error})") from None
+        raise ValueError(f"{folder / name}: expected JSON, got a damaged file ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{folder / _CONFIG}: expected a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{folder / name}: expected a JSON object, got {type(content).__name__}")
     return content
 
 

@@ -14,35 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import checkpoints, plots, training
-from jaxnet.cli import problem, run_folder, signals
-from jaxnet.cli.options import Add, Range, whole
+from jaxnet.cli import problem, run_folder, signals, table
+from jaxnet.cli.options import Range
 
-HELP = "Train a network for every setting and seed, all as one program, and rank the settings."
 _MAX_BANDS = 8
-
-
-def add_options(add: Add) -> None:
-    """Add the options of this command alone."""
-    problem.add_options(add, several=True)
-    add(
-        "--seeds",
-        type=whole,
-        default=4,
-        metavar="N",
-        help="how many for each setting: --seed and those above",
-    )
-    samples = "how many settings to draw, where an option has a range LOW:HIGH; log-uniform, by --seed"
-    add("--samples", type=whole, metavar="N", default=argparse.SUPPRESS, help=samples)
-    shared = "let all networks see the batches of --seed: much faster, but they vary only by their start"
-    add("--share-batches", action="store_true", help=shared)
-    add("--max-networks", type=whole, default=64, metavar="N", help="how many to train at a time")
-    out = "the run folder; by default runs/DATA-DATE-TIME"
-    add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
-    add("--overwrite", action="store_true", help="write over the run that the folder holds")
-    resume = "continue the sweep that --out holds, with its options, up to --steps in all"
-    add("--resume", action="store_true", help=resume)
-    checkpoint = "steps between two checkpoints, from which a sweep can be resumed"
-    add("--checkpoint-every", type=whole, default=1000, metavar="N", help=checkpoint)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,10 +27,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    clock = table.Clock(options.started)
     task = problem.read(options)
     varied = {"weight_std": [problem.default_weight_std(options)], **problem.hyperparameters(options)}
     varied |= {"weight_std": options.weight_std} if hasattr(options, "weight_std") else {}
     grid = {name: values if isinstance(values, list) else [values] for name, values in varied.items()}
+    for name, given in grid.items():
+        if len(set(given)) < len(given) and not options.resume:  # one of yesterday may have them
+            flag, got = name.replace("_", "-"), " ".join(map(str, given))
+            raise ValueError(f"--{flag}: expected different values, got {got}")
     settings = _settings(grid, getattr(options, "samples", None), options.seed)
     hyperparameters = [name for name in grid if name != "weight_std"]
     for setting in settings:  # what is wrong with one of them is said before anything is computed
@@ -91,7 +71,10 @@ def _run(options: argparse.Namespace) -> int:
                 if resume is None
                 else f"resumed after {resume.history.loss.shape[1]} steps"
             )
-            print(f"{folder}: {at}", file=sys.stderr)
+            if not options.quiet:
+                print(f"{folder}: {at}", file=sys.stderr)
+        before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
+        clock.lap("loading")
         result = training.fit_many(
             task.loss,
             params,
@@ -110,9 +93,12 @@ def _run(options: argparse.Namespace) -> int:
             callbacks=[saver, signals.heed],
             stretch=every,
             resume=resume,
+            progress=not options.quiet,
         )
+        spent = result.compile_seconds - before[0], result.train_seconds - before[1]
+        clock.lap("evaluation", compilation=spent[0], training=spent[1])
         saver.save(result)
-        _write(folder, options, task, settings, networks, result)
+        _write(folder, options, task, settings, networks, result, clock)
     return 130 if result.interrupted else 0
 
 
@@ -140,6 +126,7 @@ def _write(
     settings: list[dict[str, Any]],
     networks: list[tuple[dict[str, Any], int]],
     result: training.FitManyResult,
+    clock: table.Clock,
 ) -> None:
     """Print the table; write it, the curves, every network's outcome and the best one's parameters."""
     seeds = options.seeds
@@ -167,14 +154,17 @@ def _write(
         "ranking": rows,
     }
     run_folder.write_summary(folder, summary, whole=not result.interrupted)
+    clock.lap("saving")
+    if not options.no_plots:
+        picture = folder / "accuracy.png"
+        run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
+        clock.lap("plots")
     _print_table(rows, varying, judge, final, seeds)
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
-        f"{summary['network_steps_per_second']:,.0f} network-steps/s, {result.train_seconds:.2f} s of "
-        f"training, {result.compile_seconds:.2f} s of compilation apart\nwritten to {folder}"
+        f"{summary['network_steps_per_second']:,.0f} network-steps/s in training; {clock}\n"
+        f"written to {folder}"
     )
-    picture = folder / "accuracy.png"
-    run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
 
 
 def _final_accuracies(task: problem.Problem, result: training.FitManyResult, part: str) -> np.ndarray:
@@ -219,9 +209,7 @@ def _print_table(
         lines.append(
             [str(rank), *(f"{row[name]:g}" for name in varying), *accuracies, f"{row['diverged']} of {seeds}"]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print(table.aligned(lines))
 
 
 def _label(row: dict[str, Any], varying: list[str]) -> str:

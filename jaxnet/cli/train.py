@@ -2,30 +2,16 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxnet import checkpoints, plots, training
-from jaxnet.cli import problem, run_folder, signals
-from jaxnet.cli.options import Add, whole
-
-HELP = "Train a network; the defaults are the source's run (4.4)."
-
-
-def add_options(add: Add) -> None:
-    """Add the options of this command alone."""
-    problem.add_options(add, several=False)
-    patience = "end after so many evaluations without a better validation loss, and keep the best parameters"
-    add("--patience", type=whole, metavar="N", default=argparse.SUPPRESS, help=patience)
-    out = "the run folder; by default runs/DATA-DATE-TIME"
-    add("--out", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help=out)
-    add("--overwrite", action="store_true", help="write over the run that the folder holds")
-    resume = "continue the run that --out holds, with its options, up to --steps in all"
-    add("--resume", action="store_true", help=resume)
-    checkpoint = "steps between two checkpoints, from which a run can be resumed"
-    add("--checkpoint-every", type=whole, default=1000, metavar="N", help=checkpoint)
+from jaxnet.cli import problem, run_folder, signals, table
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,6 +29,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         stopping = training.EarlyStopping(patience=options.patience)
         options.metrics = ["accuracy", "loss"]
+    clock = table.Clock(options.started)
     task = problem.read(options)
     (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
     hyperparameters, headline = problem.hyperparameters(options), task.summary[0]
@@ -59,14 +46,6 @@ def _run(options: argparse.Namespace) -> int:
         checkpoint_every=every,
     )
 
-    from tqdm import tqdm
-
-    def print_accuracies(stretch: training.Stretch) -> None:
-        if stretch.train:
-            values = (str(getattr(stretch, part)[headline]) for part in task.parts)
-            short = {"accuracy": "acc"}.get(headline, headline)
-            tqdm.write(f"{', '.join(f'{part} {short}' for part in task.parts)} | {' , '.join(values)}")
-
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     failure: training.NonFiniteError | None = None
     params = problem.init(options, sizes, init_key, weight_std)
@@ -81,8 +60,11 @@ def _run(options: argparse.Namespace) -> int:
                     f"{folder} has done {done} steps: expected --steps {done} or more, got {options.steps}"
                 )
             at = f"resumed after {done} steps" if done else "nothing to resume"
-            print(f"{folder}: {at}", file=sys.stderr)
+            if not options.quiet:
+                print(f"{folder}: {at}", file=sys.stderr)
         run_folder.write_config(folder, configuration)
+        before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
+        clock.lap("loading")
         try:
             result = training.fit(
                 task.loss,
@@ -98,12 +80,15 @@ def _run(options: argparse.Namespace) -> int:
                 metrics=task.metrics,
                 eval_every=getattr(options, "eval_every", None),
                 early_stopping=stopping,
-                callbacks=[print_accuracies, saver, signals.heed],
+                callbacks=[_table(options, task, len(train[0])), saver, signals.heed],
                 stretch=every,
                 resume=resume,
+                progress=not options.quiet,
             )
         except training.NonFiniteError as error:
             failure, result = error, error.result
+        spent = result.compile_seconds - before[0], result.train_seconds - before[1]
+        clock.lap("evaluation", compilation=spent[0], training=spent[1])
         if result.interrupted and not result.state.step:  # nothing to keep
             raise KeyboardInterrupt
         saver.save(result)
@@ -120,19 +105,57 @@ def _run(options: argparse.Namespace) -> int:
         }
         run_folder.write_params(folder, options, task.export(result.params))
         run_folder.write_summary(folder, summary, whole=not result.interrupted and failure is None)
+        clock.lap("saving")
+    if not options.no_plots:
+        _draw(folder, result.history, task, options.batch_size / len(train[0]))
+        clock.lap("plots")
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
         f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
         f"test {headline} {summary[f'test_{headline}']:.4f}\n"
-        f"{summary['steps_per_second']:,.0f} steps/s: {seconds:.2f} s of training, "
-        f"{result.compile_seconds:.2f} s of compilation apart\n"
+        f"{summary['steps_per_second']:,.0f} steps/s in training; {clock}\n"
         f"written to {folder}"
     )
-    history = result.history
+    if failure is not None:
+        raise FloatingPointError(f"{failure.reason}; {folder} holds the run up to there")
+    return 130 if result.interrupted else 0
+
+
+def _table(
+    options: argparse.Namespace, task: problem.Problem, examples: int
+) -> Callable[[training.Stretch], None]:
+    """Return a callback that prints a row for some forty of the evaluations, however many there are."""
+    from tqdm import tqdm
+
+    def write(line: str) -> None:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    headline = task.summary[0]
+    every = getattr(options, "eval_every", None) or max(examples // options.batch_size, 1)
+    told = table.told_every(-(-options.steps // every) + 1)
+    columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in task.parts), "seconds"
+    row = table.rows_of_a_run(columns, write)
+    losses: list[float] = []
+
+    def tell(stretch: training.Stretch) -> None:
+        losses.extend(stretch.loss)
+        step = int(stretch.state.step)
+        if stretch.train and ((step - 1) // every % told == 0 or step == options.steps):
+            values = [np.mean(losses), *(getattr(stretch, part)[headline] for part in task.parts)]
+            epoch, seconds = step * options.batch_size / examples, time.perf_counter() - options.started
+            row([f"{step:,}", f"{epoch:.1f}", *map(table.rounded, values), f"{seconds:.1f}"])
+            losses.clear()
+
+    return tell
+
+
+def _draw(folder: Path, history: training.History, task: problem.Problem, epochs_per_step: float) -> None:
+    headline = task.summary[0]
     run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
-    epochs = history.eval_step * options.batch_size / len(train[0])
+    epochs = history.eval_step * epochs_per_step
     curves = {part: getattr(history, part)[headline] for part in ("train", "test")}
     if headline == "accuracy":
         run_folder.write_picture(
@@ -142,6 +165,3 @@ def _run(options: argparse.Namespace) -> int:
         run_folder.write_picture(
             folder / "r2.png", lambda: plots.lines(epochs, curves, xlabel="epochs", ylabel="R²")
         )
-    if failure is not None:
-        raise FloatingPointError(f"{failure.reason}; {folder} holds the run up to there")
-    return 130 if result.interrupted else 0

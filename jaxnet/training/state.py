@@ -14,6 +14,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Key, Num, PRNGKeyArray, Shaped
 
+from jaxnet._names import BATCH_SIZE as BATCH_SIZE
+from jaxnet._names import LEARNING_RATE as LEARNING_RATE
+from jaxnet._names import STEPS as STEPS
 from jaxnet.training.turned import turned_products
 
 PyTree = Any
@@ -22,7 +25,6 @@ Metric = Callable[..., Any]
 Sampling = Literal["replacement", "shuffle"]
 AnyKey = Shaped[ArrayLike, "..."] | None  # of jax.random.key or PRNGKey, or a seed
 
-STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
 GRADIENT_NORM = "gradient_norm"
 
 
