@@ -9,7 +9,7 @@ import jaxnet
 from jaxnet import cli
 
 project, author, release = "jaxnet", "the jaxnet authors", jaxnet.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme, html_title = "furo", f"jaxnet {release}"
 html_theme_options = {"navigation_with_keys": True}
@@ -17,6 +17,7 @@ html_theme_options = {"navigation_with_keys": True}
 # What a notebook shows is what is committed with it: the tests run them.
 nb_execution_mode = "off"
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
 default_role = "code"  # the docstrings' `name`
 smartquotes = False  # of --steps
 html_show_copyright = False
@@ -27,15 +28,14 @@ python_maximum_signature_line_length = 88  # a long signature has a line for eac
 
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the Markdown of one command: its usage, and a table of its options."""
-    yield f"{parser.description}\n\n```text\n{parser.format_usage().strip()}\n```\n\n"
-    yield "| option | |\n|---|---|\n"
+    """Yield the Markdown of one command: what it does, and each option with its meaning."""
+    yield f"{parser.description}\n\n"
     formatter = parser._get_formatter()
     for action in parser._actions:
         names = ", ".join(action.option_strings) or action.dest
         value = "" if action.nargs == 0 else formatter._format_args(action, action.dest.upper())
-        told = html.escape(formatter._expand_help(action) if action.help else "").replace("|", "\\|")
-        yield f"| `{f'{names} {value}'.strip()}` | {told} |\n"
+        told = html.escape(formatter._expand_help(action) if action.help else "")
+        yield f"`{f'{names} {value}'.strip().replace(',', ', ').replace(',  ', ', ')}`\n: {told}\n\n"
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -54,7 +54,13 @@ def _shorten(app: Any, kind: str, name: str, thing: Any, options: Any, *signatur
     return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in signature)
 
 
+def _leave_out_aliases(app: Any, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    if lines and lines[0].startswith("Alias for field number"):  # of a NamedTuple, by Python
+        lines.clear()
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx what writes the page of the command line, and how arrays are named."""
     app.connect("source-read", _fill_in)
     app.connect("autodoc-process-signature", _shorten)
+    app.connect("autodoc-process-docstring", _leave_out_aliases)

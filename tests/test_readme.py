@@ -37,14 +37,6 @@ def test_the_python_of_the_guides_runs(name):
         exec(block, names)  # they hold their own assertions
 
 
-def test_the_python_of_the_first_page_runs(capsys):
-    names = {}
-    for block in blocks_of("docs/index.md"):
-        exec(block, names)
-    assert capsys.readouterr().out == "by hand is 0.5 times the gradient: a factor of 2 is missing\n"
-    assert names["result"].history.test["accuracy"][-1] > 0.5
-
-
 def losses_of_a_loop(loss, params, x, t):
     """Return the losses of 50 steps of Adam in plain Python, on the batches that `fit` draws."""
     rule = optax.adam(0.01)
