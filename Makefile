@@ -5,7 +5,11 @@ CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test test-all fast lint types tests bench bench-checkers lowest clean
+# Nothing where $(PYTHON) is new enough, else what is wrong with it.
+TOO_OLD = $(shell $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.stdout.write(sys.version.split()[0])' \
+    2>/dev/null || echo absent)
+
+.PHONY: demo test test-all fast lint types tests docs wheel bench bench-checkers lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
@@ -33,6 +37,21 @@ fast: lint types
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST:%=tests/test_%.py) tests/gradcheck/test_judge.py \
 	    tests/gradcheck/test_testing.py
 
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs docs/_build/html
+
+# Build what is published, and run it as who installs it does: alone, with all extras, in an empty folder.
+wheel: $(INSTALLED)
+	rm -rf dist build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && empty/bin/jaxnet --version
+	cd build && empty/bin/jaxnet train --data digits 2>&1 | grep "pip install 'jaxnet\["
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[all]"
+	cd build && empty/bin/jaxnet train --data digits --steps 200
+
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks
@@ -45,9 +64,10 @@ lowest:
 	$(MAKE) tests VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(if $(TOO_OLD),$(error jaxnet needs Python 3.11 or newer and $(PYTHON) is $(TOO_OLD): name another, as in make demo PYTHON=python3.12))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist docs/_build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

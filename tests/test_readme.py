@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxnet import network, training
 
@@ -39,6 +40,15 @@ def test_the_models_of_the_page_on_training_train():
         loss = names[run].history.loss
         assert loss[-10:].mean() < 0.8 * loss[:10].mean()
     assert names["vae"].history.aux["kl"].shape == names["vae"].history.loss.shape
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
+def test_the_python_of_the_guides_runs(name):
+    blocks = blocks_of(f"docs/guides/{name}")
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(block, names)  # they hold their own assertions
 
 
 def losses_of_a_loop(loss, params, x, t):

@@ -74,7 +74,8 @@ def check_gradients(
         ValueError: no leaf to differentiate, NaN in what is differentiated, an argnum, order or mode that
             there is not, a candidate of another shape or with the name of an estimate, a point out of bounds,
             or an f that returns different values for equal input.
-        What f raises at the point is raised as it is, with a note on which estimate was running.
+
+    What f raises at the point is raised as it is, with a note on which estimate was running.
 
     >>> square = lambda x: (x**2).sum()
     >>> check_gradients(square, np.array([1.0, 2.0]), candidates={"by hand": lambda x: 2 * x}).verdict

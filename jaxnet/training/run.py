@@ -35,7 +35,7 @@ class History(NamedTuple):
     eval_step: Int[np.ndarray, " evals"]
     """The steps (from 0) right after whose update the metrics were taken."""
     train: dict[str, Shaped[np.ndarray, "..."]]
-    """The metrics by name, each [..., evals] or, of a metric that is an array, [..., evals, *its shape]."""
+    """The metrics by name, each [..., evals], and of a metric that is an array its axes after that."""
     test: dict[str, Shaped[np.ndarray, "..."]]
     validation: dict[str, Shaped[np.ndarray, "..."]]
     aux: Mapping[str, Shaped[np.ndarray, "..."]] = {}
