@@ -42,6 +42,7 @@ from jaxnet.gradcheck.slopes import TRUSTED, compared, piece_of, slopes_of, verd
 from jaxnet.gradcheck.widen import frames
 
 PyTree = Any
+_UNKNOWN = "unknown"
 _ITERATIONS, _COMPARED = 20_000, 300  # of a loop: that are gone through one by one, and that are compared
 
 
@@ -294,10 +295,12 @@ def _from_integer(op: Op) -> bool:
 def _origin(op: Op, place: _Place, kind: str, detail: str) -> Origin:
     """Return an operation that is at fault, by its line."""
     info = getattr(getattr(_primal(op.eqn), "jaxpr", None), "debug_info", None)
-    name = str(info.func_src_info).split(" at ")[0] if info is not None else None
+    name, _, made = ("" if info is None else str(info.func_src_info)).partition(" at ")
     where, function = _where(op.eqn, (*place.calls, *op.calls))
+    if where == _UNKNOWN and made:  # nobody's line called it, as where it is f itself
+        where, function = os.path.basename(made), name
     detail += "".join(f", in {iteration}" for iteration in place.iterations)
-    return Origin(op.name, name, where, function, kind, detail)
+    return Origin(op.name, name or None, where, function, kind, detail)
 
 
 def _primal(eqn: JaxprEqn) -> Any:
@@ -316,7 +319,7 @@ def _where(eqn: JaxprEqn, calls: Sequence[JaxprEqn]) -> tuple[str, str]:
     for frame in mine or outside:
         function = frame.function_name.split("<locals>.")[-1]
         return f"{os.path.basename(frame.file_name)}:{frame.line_num}", function
-    return "unknown", "unknown"
+    return _UNKNOWN, _UNKNOWN
 
 
 # Inside of an operation.

@@ -556,3 +556,18 @@ def test_a_loop_that_is_too_long_to_go_through_is_said_not_to_be_looked_into(mon
     assert located.origins == ()
     (note,) = located.notes
     assert re.fullmatch(r"scan, planted.py:\d+, has too many iterations to look into", note)
+
+
+def test_a_rule_of_the_function_itself_which_no_line_calls_is_named_by_its_own_line():
+    def act(x):
+        return jnp.tanh(x).sum()
+
+    wrong = jax.custom_vjp(act)
+    wrong.defvjp(lambda x: (act(x), x), lambda x, g: (g * (1 - jnp.tanh(x)),))
+    (origin,) = locate(wrong, np.array([0.3, 0.5]))
+    line = act.__code__.co_firstlineno
+    assert (origin.where, origin.kind, origin.name) == (
+        f"test_locate.py:{line}",
+        "wrong rule",
+        origin.function,
+    )
