@@ -16,7 +16,12 @@ from jaxnet.sklearn import Classifier, Regressor
 X, LABELS = theirs.load_iris(return_X_y=True)
 
 
-@pytest.mark.parametrize("estimator", [Classifier(), Regressor()], ids=["Classifier", "Regressor"])
+# `make test` runs one of the two, `make test-all` both: it is compilation, for half a minute.
+@pytest.mark.parametrize(
+    "estimator",
+    [pytest.param(Classifier(), marks=pytest.mark.rest), Regressor()],
+    ids=["Classifier", "Regressor"],
+)
 def test_scikit_learns_own_checks(estimator):
     # Those for arrays of other libraries run only in a process that switched SciPy to them.
     results = check_estimator(estimator, on_skip=None)

@@ -203,7 +203,7 @@ def test_callbacks_see_every_stretch():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_a_batch_is_a_function_of_key_and_step(data):
     impl = data.draw(st.sampled_from(["threefry2x32", "rbg", "unsafe_rbg"]))
     examples = data.draw(st.sampled_from([1, 7, 40]))
