@@ -23,6 +23,7 @@ _REAL_ONLY = {
     "cholesky", "conj", "eig", "eigh", "geqrf", "householder_product", "imag", "qr", "real", "svd",
 }
 # fmt: on
+_SQUARED = 1024  # numbers in a row whose every pair may be looked at
 # Of these XLA's complex forms lose the digits of a tiny imaginary part, do not reduce a large argument, or go
 # on where the real function ends.
 _SLOPES: dict[str, Callable[[Any], Any]] = {
@@ -80,6 +81,8 @@ def _bind_complex(eqn: Any, values: list[Any]) -> list[Any]:
         return [_complex_angle(*values)]
     if name == "pow":
         return [_complex_power(*values)]
+    if name == "cumlogsumexp" and values[0].shape[params["axis"]] <= _SQUARED:
+        return [_complex_cumlogsumexp(eqn, values[0])]
     if name in ("reduce_max", "reduce_min"):
         x, axes = values[0], params["axes"]
         extreme = x.real == (jnp.max if name == "reduce_max" else jnp.min)(x.real, axes, keepdims=True)
@@ -123,6 +126,17 @@ def _complex_angle(y: Any, x: Any) -> Any:
     far = jnp.hypot(jnp.real(x), jnp.real(y))
     step = jnp.real(x) / far * (jnp.imag(y) / far) - jnp.real(y) / far * (jnp.imag(x) / far)
     return lax.complex(jnp.arctan2(jnp.real(y), jnp.real(x)), step)
+
+
+def _complex_cumlogsumexp(eqn: Any, x: Any) -> Any:
+    """Return the logarithms of sums of exponentials by their slopes: phases are kept modulo 2 pi."""
+    axis, (value,) = eqn.params["axis"], bind(eqn, [x.real])
+    each, total = (jnp.moveaxis(array, axis, -1) for array in (x, value))
+    order = jnp.arange(each.shape[-1])
+    before = order[:, None] <= order if eqn.params["reverse"] else order[:, None] >= order
+    shares = jnp.where(before, jnp.exp(each.real[..., None, :] - total[..., :, None]), 0)
+    step = jnp.sum(shares * each.imag[..., None, :], axis=-1)
+    return lax.complex(value, jnp.moveaxis(step, -1, axis))
 
 
 def _complex_convolution(eqn: Any, x: Any, w: Any) -> Any:

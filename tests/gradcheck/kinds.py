@@ -1646,6 +1646,14 @@ def a_loop_that_ends_only_in_its_own_branch():
     return check(f, np.array([0.3, 1.7, 1.2, 1e-8]))
 
 
+@kind(SPECIAL, "pass")
+def logarithms_of_sums_of_exponentials_of_tiny_numbers():
+    def f(x):
+        return jax.lax.cumlogsumexp(x) @ jnp.arange(1.0, 5.0) + jax.lax.cumlogsumexp(x, reverse=True)[1]
+
+    return check(f, 1e-30 * np.array([1.0, 2.0, -1.0, 0.5]))
+
+
 @kind(SPECIAL, "inconclusive")
 def a_logarithm_of_what_rounds_to_one():
     return check(lambda x: jax.scipy.stats.chi2.logsf(x, 3.0), np.array(1e-30))
