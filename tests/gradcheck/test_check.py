@@ -24,12 +24,12 @@ def test_the_catalogue_is_large_and_most_causes_are_known():
     assert sum(bool(case.cause) for case in WRONG) >= len(WRONG) / 2
 
 
-# `make test` runs every second; `make test-all` runs all.
+# `make test` runs every third; `make test-all` runs all.
 TABLE = [
     pytest.param(
         case,
         id=f"{'right' if case.right else 'wrong'}: {case.name}",
-        marks=pytest.mark.rest if n % 2 else (),
+        marks=pytest.mark.rest if n % 3 else (),
     )
     for n, case in enumerate(CASES)
 ]
