@@ -62,8 +62,7 @@ def derivatives(case: Case) -> dict[str, np.ndarray | str]:
     for mode in ("reverse", "forward"):
         try:
             found[mode] = flat(gradient(case.f, mode, case.argnums)(*case.args))
-        # jax refuses a mode of differentiation by many types of errors; each is the finding "no derivative".
-        except Exception as error:
+        except Exception as error:  # jax refuses a mode by many types of errors: each is "no derivative"
             found[mode] = str(error).split("\n")[0]
     return found
 
@@ -148,8 +147,7 @@ def examine(
         say(f"{rule.note} values")
         try:
             all_cases = list(cases(name, fn, rule, dtype))
-        # The functions of another release may not take a rule's arguments; each is listed as not callable.
-        except Exception as error:
+        except Exception as error:  # another release's function may not take these: listed as not callable
             yield Finding(full, "", "not callable", str(error).split("\n")[0])
             continue
         can, why = able(all_cases)

@@ -602,8 +602,7 @@ def automatic(name: str, fn: Callable[..., Any]) -> list[Rule] | str:
                 return "returns no floating-point numbers"
             if kind == "scalars" and not elementwise(fn, count):
                 continue
-        # Tried on arguments it may not be for, a function raises anything; the last reason is listed.
-        except Exception as error:
+        except Exception as error:  # tried on what it may not be for, it raises anything: the last is listed
             why = str(error).split("\n")[0]
             continue
         return [Rule(name, points)]

@@ -27,7 +27,7 @@ def entry() -> NoReturn:
     """Run the command of this process and end it."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
         getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
     code = main()
     if code not in (130, 143):
@@ -83,9 +83,9 @@ def _check_device() -> None:
 
     try:
         jax.devices()
-    # jax documents none: AssertionError for an absent CUDA, RuntimeError for others
-    except Exception as error:
-        raise ValueError(f"JAX finds no usable device: {error}") from None
+    except (AssertionError, RuntimeError) as error:  # the one for an absent CUDA, the other for the rest
+        reason = str(error) or f"none of {jax.config.read('jax_platforms')}"
+        raise ValueError(f"JAX finds no usable device: {reason}") from None
 
 
 def _resumed(options: argparse.Namespace, argv: list[str]) -> argparse.Namespace:

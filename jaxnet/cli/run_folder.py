@@ -259,7 +259,7 @@ def write_picture(path: Path, draw: Callable[[], "Figure"], title: str = "") -> 
             figure.suptitle(title, fontsize="medium")
         figure.savefig(data, dpi=150)
         _tensors.write(path, data.getvalue())
-    except Exception as error:
+    except Exception as error:  # matplotlib's backends raise anything, and the results are written already
         print(f"jaxnet: warning: no {path}: {type(error).__name__}: {error}", file=sys.stderr)
 
 

@@ -341,7 +341,7 @@ class Target:
         """Run a program, row by row where what it calls back raises: NaN where it does."""
         try:
             return Change(*map(np.asarray, run(*rows, *shared, *self._fixed())))
-        except Exception as error:
+        except jax.errors.JaxRuntimeError as error:
             if "allback" not in str(error):
                 raise
             self.raised = f"{type(error).__name__}: {error}".strip().splitlines()[-1]

@@ -66,7 +66,7 @@ def autodiff(problem: Problem, modes: Sequence[str]) -> list[Gradient]:
         try:
             with running(f"{mode} autodiff"):
                 found.append(function(problem))
-        except Exception as error:
+        except Exception as error:  # rules are the user's own; what is not a refusal of the mode goes on
             lines = str(error).strip().splitlines() or [""]
             known = any(phrase in str(error) for phrase in _UNSUPPORTED)
             if not known and problem.traced is not None:
