@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -230,9 +231,13 @@ def test_parity_of_more_batches_than_memory(capsys):
     assert "draws all batches at once" in one_line(capsys)
 
 
-def test_a_platform_that_is_not_there():
-    done = run("train", "--data", "digits", env=os.environ | {"JAX_PLATFORMS": "nonsense"})
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "no usable device" in done.stderr
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_platform_that_is_not_there(platform):
+    if platform == "cuda" and shutil.which("nvidia-smi"):
+        pytest.skip("it may be there")
+    done = run("train", "--data", "digits", env=os.environ | {"JAX_PLATFORMS": platform})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "no usable device" in done.stderr and platform in done.stderr
 
 
 def test_unknown_data(capsys):

@@ -84,7 +84,7 @@ def _check_device() -> None:
     try:
         jax.devices()
     except (AssertionError, RuntimeError) as error:  # the one for an absent CUDA, the other for the rest
-        reason = str(error) or f"none of {jax.config.read('jax_platforms')}"
+        reason = str(error) or f"none of {jax.config.values['jax_platforms']}"
         raise ValueError(f"JAX finds no usable device: {reason}") from None
 
 
