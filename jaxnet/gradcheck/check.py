@@ -20,7 +20,7 @@ from jaxnet.gradcheck.locate import Located, find_origins
 from jaxnet.gradcheck.problem import Problem
 from jaxnet.gradcheck.progress import doing, told
 from jaxnet.gradcheck.report import COMPLEX, RICHARDSON, GradientReport, worst_of
-from jaxnet.gradcheck.rounds import examine
+from jaxnet.gradcheck.rounds import chained, examine, undecided_at
 
 MODES = ("reverse", "forward")
 
@@ -130,9 +130,14 @@ def _checked(
         rounds, gradients = examine(problem, gradients, **options)
     report = gradient_report(problem, gradients, rounds, None)
     failing = [name for name in MODES if any(name in leaf.failed for leaf in report.leaves)]
-    if locate and problem.traced is not None and (failing or _not_finite(problem)):
-        return gradient_report(problem, gradients, rounds, _origins(problem))
-    return report
+    at_kinks = bool(failing) and any(chained(found, failing, gradients, n).any() for n, found in enumerate(rounds))
+    if problem.traced is None or not (at_kinks or (locate and (failing or _not_finite(problem)))):
+        return report
+    located = _origins(problem)
+    if at_kinks and located.checked and not located.origins:
+        # Every operation's derivative is right, and f has none: no rule is to blame.
+        rounds = [undecided_at(chained(found, failing, gradients, n), found) for n, found in enumerate(rounds)]
+    return gradient_report(problem, gradients, rounds, located if locate else None)
 
 
 def _not_finite(problem: Problem) -> bool:

@@ -157,7 +157,11 @@ class Target:
         self.one_by_one = holds(jaxpr.jaxpr, "callback")
         if not self.one_by_one:
             self._weigh(max(self.cost.operations, 1.0))
-        middle = self._middle()
+        try:
+            middle = self._middle()
+        except NotImplementedError:  # an operation that cannot be batched
+            self.one_by_one = True
+            middle = self._middle()
         self.value = float(middle.value[0])
         self.trips = int(middle.trips[0])
         self.limit = min(_FOREVER, _SPARE_TRIPS + _PATIENCE * self.trips)

@@ -261,6 +261,11 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
         return f"f raises {target.raised} near {path}"
     if estimate.status[row] == Status.NOT_FINITE or not np.isfinite(estimate.value[row]):
         return f"f is not finite near {path}"
+    if np.isinf(estimate.error[row]) and estimate.status[row] == Status.KINK:
+        return (
+            f"f has a kink at {path}, with slopes {estimate.low[row]:.7g} and {estimate.high[row]:.7g}: each "
+            "operation's derivative there is one of its own, but what they give together is not between those"
+        )
     if np.isinf(estimate.error[row]):
         return f"the slope of f at {path} has no end: it grows as the step shrinks, or does not settle"
     noisy = [

@@ -268,18 +268,24 @@ def slopes(
     flat = problem.flat if flat is None else flat
     # Where many are computed at once all branches are, also one that calls back, or a loop that never ends.
     alone = holds(jaxpr.jaxpr, "callback") or loops_in_branch(jaxpr.jaxpr)
-    batch = 1 if alone else max(1, min(256, CHUNK_BYTES // (8 * flat.nbytes)))
+    together = 1 if alone else max(1, min(256, CHUNK_BYTES // (8 * flat.nbytes)))
 
-    def function(consts: Any, rows: Any, flat: Any, weights: Any) -> Any:
-        def one(row: Any) -> Any:
-            args = [*_parts(problem, flat), *_parts(problem, directions(row)), *weights]
-            return walk(jaxpr.jaxpr, consts, args, bind)[0]
+    def run(batch: int) -> np.ndarray:
+        def function(consts: Any, rows: Any, flat: Any, weights: Any) -> Any:
+            def one(row: Any) -> Any:
+                args = [*_parts(problem, flat), *_parts(problem, directions(row)), *weights]
+                return walk(jaxpr.jaxpr, consts, args, bind)[0]
 
-        return jax.lax.map(one, rows, batch_size=batch if batch > 1 else None)
+            return jax.lax.map(one, rows, batch_size=batch if batch > 1 else None)
+
+        run = program((kind, batch, rows.shape, tuple(problem.shapes)), jaxpr, function, len(rows))
+        return np.asarray(run(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights)))
 
     with jax.enable_x64(True):
-        run = program((kind, rows.shape, tuple(problem.shapes)), jaxpr, function, len(rows))
-        return np.asarray(run(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights)))
+        try:
+            return run(together)
+        except NotImplementedError:  # an operation that cannot be batched
+            return run(1)
 
 
 def forward_elements(

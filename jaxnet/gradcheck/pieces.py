@@ -6,6 +6,7 @@ the same decisions it is one smooth formula.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -18,6 +19,7 @@ _ROUNDINGS = {"floor", "ceil", "round", "sign"}
 _BITS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # of a type of so many bytes
 _EXTREMA = {"max": jnp.greater_equal, "min": jnp.less_equal}
 _ONE_OF_MANY = {"reduce_max", "reduce_min", "cummax", "cummin"}
+_WINDOWS = {"reduce_window_max", "reduce_window_min"}
 
 
 class Decided(NamedTuple):
@@ -146,6 +148,11 @@ def decisions(eqn: Any, operands: Values, found: Values) -> Values:
         return [jnp.trunc(operands[0] / operands[1]).astype(jnp.int32)]
     if name in _ONE_OF_MANY:
         return [operands[0] == jnp.expand_dims(found[0], eqn.params.get("axes", ()))]
+    if name in _WINDOWS:
+        # How many windows, each by a number of its own, take their value from where.
+        numbers = jnp.arange(1, found[0].size + 1, dtype=found[0].dtype).reshape(found[0].shape)
+        taken = jax.vjp(lambda x: eqn.primitive.bind(x, **eqn.params), operands[0])[1](numbers)[0]
+        return [taken.astype(jnp.int32)]
     if name == "sort" and not any(jnp.issubdtype(v.dtype, jnp.integer) for v in found):
         axis = eqn.params["dimension"]
         places = lax.broadcasted_iota(jnp.int32, operands[0].shape, axis)

@@ -277,6 +277,10 @@ def _round(
     rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
     if rows.size and target.jaxpr is not None:
         found = judge.merged(found, _tied(target, index[rows], Estimate(*(c[rows] for c in found))), rows)
+    rows = np.flatnonzero(wrong(found))
+    if rows.size:
+        lost = rows[_undersampled(target, known, found, index, rows, number)]
+        found = found._replace(error=np.where(np.isin(np.arange(len(index)), lost), np.inf, found.error))
     known = [_remeasured(g, found, index, number, rtol, largest(found), natural) for g in known]
     if not all(finite.all() for finite in problem.output.finite):
         # What leads to the outputs that were left out alone may be anything.
@@ -469,6 +473,28 @@ def _approximation(target: Target, index: np.ndarray, step: np.ndarray) -> np.nd
     return np.where(np.isfinite(apart), 4 * apart, 0.0)
 
 
+def _undersampled(
+    target: Target, known: list[Gradient], found: Estimate, index: np.ndarray, rows: np.ndarray, number: int
+) -> np.ndarray:
+    """Return where f varies from one number to the next as far as it does at all, as sin does at 1e30.
+
+    And a gradient says that it does: what looks like noise around a slope of nothing may be the function.
+    """
+    some, result = index[rows], np.zeros(len(rows), bool)
+    x = target.flat[some]
+    gap = np.spacing(np.abs(x))
+    steps = np.maximum(found.step[rows], gap)[:, None] * np.array([1, 2, 4, -1, -2, -4])
+    wide = np.abs(target.elements(some, x[:, None] + steps).change).max(axis=1)
+    near = np.abs(target.elements(some, x[:, None] + gap[:, None] * np.array([1, 2, -1, -2])).change).max(
+        axis=1
+    )
+    unseen = (np.abs(found.value[rows]) <= found.error[rows]) & (found.status[rows] == Status.SMOOTH)
+    unseen &= (near > 0.01 * wide) & (near > 1e-6 * abs(target.value))
+    for gradient in known:
+        result |= unseen & (np.abs(gradient.best(number)[some]) * gap > 0.01 * near)
+    return result
+
+
 def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
     """Return an estimate with the slopes beside the point among the right ones, where f's pieces meet there.
 
@@ -495,6 +521,36 @@ def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
         low=np.where(wider, low, found.low),
         high=np.where(wider, high, found.high),
         status=np.where(wider, Status.KINK, found.status),
+    )
+
+
+def chained(found: Round, modes: Sequence[str], gradients: list[Gradient], number: int) -> np.ndarray:
+    """Return where the chain rule alone may be at fault: at kinks, where a mode of autodiff is out of the slopes.
+
+    As relu's derivatives at 0 in a network of zeros. Who says there what autodiff does is as right.
+    """
+    kinks = found.estimate.status == Status.KINK
+    modes = [mode for mode in modes if mode in found.failed]
+    here = kinks & np.any([np.zeros(len(kinks), bool), *(found.failed[mode] for mode in modes)], axis=0)
+    by_name = {g.name: g.best(number)[found.elements] for g in gradients if g.name in found.failed}
+    for name in [name for name in found.failed if name not in modes]:
+        near = [
+            np.abs(by_name[name] - by_name[mode]) <= found.allowed[name]
+            if name in by_name
+            else np.zeros(len(kinks), bool)
+            for mode in modes
+        ]
+        here &= ~found.failed[name] | np.any(near, axis=0)
+    return here
+
+
+def undecided_at(rows: np.ndarray, found: Round) -> Round:
+    """Return a round that does not decide some rows: f has no derivative there."""
+    estimate = found.estimate
+    return found._replace(
+        estimate=estimate._replace(error=np.where(rows, np.inf, estimate.error)),
+        decided=found.decided & ~rows,
+        failed={name: wrong & ~rows for name, wrong in found.failed.items()},
     )
 
 

@@ -1672,3 +1672,59 @@ def a_distribution_whose_slope_is_lost_in_its_rounding():
 @kind(SPECIAL, "pass")
 def a_slope_below_what_numbers_hold():
     return check(jax.nn.sigmoid, np.array(-700.0))
+
+
+@kind(SPECIAL, "inconclusive", never=("jump",))
+def a_sine_between_whose_numbers_are_many_periods():
+    return check(lambda x: (jnp.arange(1.0, 5.0) * jnp.sin(x)).sum(), 1e30 * np.array([0.3, -1.2, 2.1, 0.7]))
+
+
+@kind(SPECIAL, "fail")
+def a_slope_of_1e30_where_there_is_none():
+    return check(lambda x: jnp.sin(x[0]) + ruled(jnp.ones_like, lambda x: 1e30 + 0 * x)(x[1]), np.ones(2))
+
+
+@kind(SPECIAL, "pass")
+def overlapping_windows_whose_maxima_tie():
+    def f(x):
+        pooled = lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "SAME")
+        return pooled @ jnp.cos(jnp.arange(4.0))
+
+    return check(f, np.zeros(4))
+
+
+@kind(SPECIAL, "inconclusive", "has a kink", "each operation's derivative there is one of its own")
+def units_that_are_all_at_their_kinks():
+    first, second = normal(4, 16), normal(16, seed=1)
+    return check(
+        lambda x: jnp.tanh(jax.nn.relu(x @ first) @ second),
+        np.zeros(4),
+        candidates={"by hand": lambda x: jnp.zeros(4)},
+    )
+
+
+@kind(SPECIAL, "fail", "custom_vjp")
+def units_at_their_kinks_by_a_wrong_rule():
+    first, second = normal(4, 16), normal(16, seed=1)
+    relu = ruled(jax.nn.relu, lambda x: jnp.where(x >= 0, 1.5, 0.0))
+    return check(lambda x: jnp.tanh(relu(x @ first) @ second), np.zeros(4))
+
+
+@kind(SPECIAL, "fail", "by hand")
+def units_at_their_kinks_by_a_hand_of_its_own():
+    first, second = normal(4, 16), normal(16, seed=1)
+    return check(
+        lambda x: jnp.tanh(jax.nn.relu(x @ first) @ second),
+        np.zeros(4),
+        candidates={"by hand": lambda x: 100 * jnp.ones(4)},
+    )
+
+
+@kind(SPECIAL, "fail", "is not 1")
+def two_kinks_that_make_a_line():
+    return check(lambda x: jax.nn.relu(x) - jax.nn.relu(-x), np.array(0.0))
+
+
+@kind(ELSEWHERE, "pass")
+def an_operation_that_cannot_be_batched():
+    return check(lambda a, b: lax.ragged_dot(a, b, jnp.array([2, 1])).sum(), normal(3, 4), normal(2, 4, 5))
