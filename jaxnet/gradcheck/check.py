@@ -15,14 +15,24 @@ import numpy as np
 
 from jaxnet.gradcheck import problem as problems
 from jaxnet.gradcheck.findings import gradient_report
-from jaxnet.gradcheck.gradients import autodiff, hand_written, pull_back
+from jaxnet.gradcheck.gradients import autodiff, begun, hand_written, pull_back
+from jaxnet.gradcheck.interpret import holds
 from jaxnet.gradcheck.locate import Located, find_origins
 from jaxnet.gradcheck.problem import Problem
 from jaxnet.gradcheck.progress import doing, told
 from jaxnet.gradcheck.report import COMPLEX, RICHARDSON, GradientReport, worst_of
-from jaxnet.gradcheck.rounds import chained, examine, undecided_at
+from jaxnet.gradcheck.rounds import chained, examine, projected, undecided_at
 
 MODES = ("reverse", "forward")
+_SAMPLER = "random_gamma"  # of gamma, beta, Dirichlet and Student's t
+_OF_ITS_OWN = (
+    "each operation's derivative there is one of its own, but what they give together is none of f's: "
+    "f has a kink"
+)
+_OF_ITS_DISTRIBUTION = (
+    "the derivative of a gamma sample is defined through its distribution function, with the draw fixed, "
+    "and is not that of the number that this key gives"
+)
 
 
 def check_gradients(
@@ -124,19 +134,26 @@ def _check_options(
 def _checked(
     problem: Problem, modes: Sequence[str], candidates: Mapping[str, Any], *, locate: bool, **options: Any
 ) -> GradientReport:
-    gradients = autodiff(problem, modes)
+    compiling = begun(problem, modes)
+    with jax.enable_x64(True), problems.running("the numerical estimates"):
+        target = projected(problem, problem.weights[0])
+    gradients = autodiff(problem, modes, compiling)
     gradients += [hand_written(problem, name, candidate) for name, candidate in candidates.items()]
     with jax.enable_x64(True), problems.running("the numerical estimates"):
-        rounds, gradients = examine(problem, gradients, **options)
+        rounds, gradients = examine(problem, target, gradients, **options)
     report = gradient_report(problem, gradients, rounds, None)
     failing = [name for name in MODES if any(name in leaf.failed for leaf in report.leaves)]
-    at_kinks = bool(failing) and any(chained(found, failing, gradients, n).any() for n, found in enumerate(rounds))
-    if problem.traced is None or not (at_kinks or (locate and (failing or _not_finite(problem)))):
+    if problem.traced is None:
+        return report
+    sampled = holds(problem.traced.jaxpr, _SAMPLER)
+    excusable = [chained(found, failing, gradients, n, anywhere=sampled) for n, found in enumerate(rounds)]
+    excuse = any(rows.any() for rows in excusable)
+    if not (excuse or (locate and (failing or _not_finite(problem)))):
         return report
     located = _origins(problem)
-    if at_kinks and located.checked and not located.origins:
-        # Every operation's derivative is right, and f has none: no rule is to blame.
-        rounds = [undecided_at(chained(found, failing, gradients, n), found) for n, found in enumerate(rounds)]
+    if excuse and located.checked and not located.origins:  # no rule is to blame
+        reason = _OF_ITS_DISTRIBUTION if sampled else _OF_ITS_OWN
+        rounds = [undecided_at(rows, found, reason) for rows, found in zip(excusable, rounds, strict=True)]
     return gradient_report(problem, gradients, rounds, located if locate else None)
 
 

@@ -17,6 +17,7 @@ from jaxnet.gradcheck.evaluate import NO_COMPLEX, Movable, Target
 _EPSILON = 2.0**-53
 _TINY = 1e-290  # an element below it counts as zero: steps of its own size would be flushed to zero
 _MANY = 2_000  # elements, of which less is looked at
+_NO_DOUBT = 1e-4  # an error so small, of the element itself
 _SMALLEST = 1e-305  # what differences lose where numbers underflow
 _COMPLEX_STEP = 1e-40
 # By how much more than it was seen to an error bar lets the noise of f move a difference, and how much more
@@ -110,9 +111,12 @@ def richardson(
     at_kink: np.ndarray | None = None
     chosen: tuple[Estimate, np.ndarray] | None = None
     for number, (size, level, apt) in enumerate(plan):
-        if number >= len(ladder.first):
+        if number >= (len(ladder.first) if len(index) <= _MANY else 2):
             found, look = chosen = chosen or _choose(tables, at_kink, target.value, noise)
-            apt = apt & (unsettled(found) | (look & (level > ladder.first[0])))
+            open_ = unsettled(found) | (look & (level > ladder.first[0]))
+            if number < len(ladder.first):  # of many, two tables do for those that they leave no doubt about
+                open_ |= found.error > _NO_DOUBT * np.abs(found.value)
+            apt = apt & open_
             if not apt.any():
                 continue
             if at_kink is None and level >= 24:

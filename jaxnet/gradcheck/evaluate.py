@@ -6,6 +6,7 @@ Everything here runs where x64 is enabled.
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -44,21 +45,24 @@ class _Program:
     def __init__(self, function: Callable[..., Any], jaxpr: ClosedJaxpr, options: dict[str, Any] | None):
         self.function = jax.jit(function, compiler_options=options)
         self.jaxpr = jaxpr  # kept, since its text may hold addresses, which must not be used again meanwhile
-        self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.compiled: dict[Any, Future[Callable[..., Any]]] = {}
 
-    def __call__(self, *args: Any) -> Any:
+    def ahead(self, *args: Any) -> Future[Callable[..., Any]]:
+        """Return the program for such arguments, which another thread compiles."""
         shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in jax.tree.leaves(args))
         if shapes not in self.compiled:
-            self.compiled[shapes] = self.function.lower(*args).compile()
-        return self.compiled[shapes](*args)
+            self.compiled[shapes] = _compiler.submit(self.function.lower(*args).compile)
+        return self.compiled[shapes]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.ahead(*args).result()(*args)
 
 
+_compiler = ThreadPoolExecutor(2, "jaxnet-compiler")
 _programs: OrderedDict[Any, _Program] = OrderedDict()
 
 
-def program(
-    kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any], evaluations: int = 1
-) -> Callable[..., Any]:
+def program(kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any], evaluations: int = 1) -> _Program:
     """Return a function compiled; an equal one again, as its kind and the text of the jaxpr it runs tell.
 
     evaluations: how often, about, the jaxpr is run by it.
@@ -80,13 +84,14 @@ def _text(jaxpr: Any) -> str:
     return str(jaxpr)
 
 
+def whole(kind: str, jaxpr: ClosedJaxpr) -> _Program:
+    """Return a jaxpr compiled, as a function of its constants and its arguments."""
+    return program(kind, jaxpr, lambda consts, args: walk(jaxpr.jaxpr, consts, args, bind))
+
+
 def evaluated(kind: str, jaxpr: ClosedJaxpr, args: Sequence[Any]) -> list[np.ndarray]:
     """Return a jaxpr's results, compiled; again for an equal one."""
-
-    def function(consts: Any, args: Any) -> Any:
-        return walk(jaxpr.jaxpr, consts, args, bind)
-
-    return [np.asarray(leaf) for leaf in program(kind, jaxpr, function)(jaxpr.consts, list(args))]
+    return [np.asarray(leaf) for leaf in whole(kind, jaxpr)(jaxpr.consts, list(args))]
 
 
 class Moved(NamedTuple):

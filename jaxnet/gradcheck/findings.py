@@ -253,6 +253,9 @@ def _worst_entry(problem: Problem, gradient: Gradient, found: Round, row: int) -
 
 def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, path: str) -> str:
     estimate, target = found.estimate, found.target
+    if row in found.excused:
+        slopes = sorted({f"{slope:.7g}" for slope in (estimate.low[row], estimate.high[row])})
+        return f"at {path}, numerically {' and '.join(slopes)}, {found.excused[row]}"
     if not np.isfinite(target.value):
         return "f is not finite at the point itself"
     if estimate.status[row] == Status.JUMP:
@@ -261,11 +264,6 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
         return f"f raises {target.raised} near {path}"
     if estimate.status[row] == Status.NOT_FINITE or not np.isfinite(estimate.value[row]):
         return f"f is not finite near {path}"
-    if np.isinf(estimate.error[row]) and estimate.status[row] == Status.KINK:
-        return (
-            f"f has a kink at {path}, with slopes {estimate.low[row]:.7g} and {estimate.high[row]:.7g}: each "
-            "operation's derivative there is one of its own, but what they give together is not between those"
-        )
     if np.isinf(estimate.error[row]):
         return f"the slope of f at {path} has no end: it grows as the step shrinks, or does not settle"
     noisy = [
@@ -431,9 +429,10 @@ def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> 
         for label, values in ((listing(types), gradient.own), ("float64", gradient.wide)):
             if not values:
                 continue
-            fewest = 16.0
+            fewest, any_decided = 16.0, False
             for number, found in enumerate(rounds):
                 mine = values[number][found.elements]
+                any_decided |= bool((found.decided & _rows(gradient, found)).any())
                 size = np.abs(found.estimate.value)
                 rows = found.decided & _rows(gradient, found)
                 rows &= (size > 1e-3 * found.largest) & (size > 100 * found.estimate.error)
@@ -444,7 +443,8 @@ def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> 
                     judge.digits(mine, found.estimate), np.nan_to_num(bar, posinf=16.0, nan=16.0)
                 )
                 fewest = min(fewest, float(np.min(some[rows], initial=16.0)))
-            parts.append(f"in {label} to {int(max(fewest, 0))} digits")
+            if any_decided:
+                parts.append(f"in {label} to {int(max(fewest, 0))} digits")
         if parts:
             result[gradient.name] = ", ".join(dict.fromkeys(parts))
     return result

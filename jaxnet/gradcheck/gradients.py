@@ -1,6 +1,7 @@
 """Gradients by other means than numerical ones: reverse and forward autodiff, and hand-written."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program
+from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program, whole
 from jaxnet.gradcheck.interpret import bind, holds, loops_in_branch, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
 from jaxnet.gradcheck.rounding import SEEDS, rounded
@@ -58,14 +59,30 @@ class Gradient(NamedTuple):
         return found[projection]
 
 
-def autodiff(problem: Problem, modes: Sequence[str]) -> list[Gradient]:
+def begun(problem: Problem, modes: Sequence[str]) -> dict[str, ClosedJaxpr]:
+    """Return modes of autodiff traced, each for `autodiff`, while another thread compiles them."""
+    found = dict[str, ClosedJaxpr]()
+    for mode in modes if problem.traced is not None else ():
+        with contextlib.suppress(Exception):  # is raised again by who runs it
+            if mode == "reverse":
+                jaxpr = _reverse_jaxpr(problem)
+                args = [*map(jnp.asarray, problem.leaves), *map(jnp.asarray, problem.weights[0])]
+                whole("own", jaxpr).ahead(jaxpr.consts, args)
+            elif (total := int(problem.starts[-1])) <= _FORWARD:
+                jaxpr = _slope_jaxpr(problem)
+                forward_elements(problem, np.arange(total), problem.weights[0], jaxpr, only_begin=True)
+            found[mode] = jaxpr
+    return found
+
+
+def autodiff(problem: Problem, modes: Sequence[str], begun: Mapping[str, ClosedJaxpr]) -> list[Gradient]:
     """Return the gradient by each mode of autodiff, or why it is not available."""
     found = []
     for mode in modes:
         function = _reverse if mode == "reverse" else _forward
         try:
             with running(f"{mode} autodiff"):
-                found.append(function(problem))
+                found.append(function(problem, begun.get(mode)))
         except Exception as error:  # rules are the user's own; what is not a refusal of the mode goes on
             lines = str(error).strip().splitlines() or [""]
             known = any(phrase in str(error) for phrase in _UNSUPPORTED)
@@ -89,15 +106,19 @@ def pull_back(problem: Problem) -> Callable[..., Leaves]:
     return gradient
 
 
-def _reverse(problem: Problem) -> Gradient:
-    leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
+def _reverse_jaxpr(problem: Problem) -> ClosedJaxpr:
+    leaves, weights = ([jnp.asarray(leaf) for leaf in some] for some in (problem.leaves, problem.weights[0]))
     gradient = pull_back(problem)
+    return hoisted(jax.make_jaxpr(lambda new, w: gradient(new, w))(leaves, weights))
+
+
+def _reverse(problem: Problem, jaxpr: ClosedJaxpr | None) -> Gradient:
     if problem.traced is None:
+        gradient = pull_back(problem)
         return _measured(
             "reverse", problem, lambda new, w: gradient([jnp.asarray(leaf) for leaf in new], w), None
         )
-    weights = [jnp.asarray(w) for w in problem.weights[0]]
-    jaxpr = hoisted(jax.make_jaxpr(lambda new, w: gradient(new, w))(leaves, weights))
+    jaxpr = jaxpr or _reverse_jaxpr(problem)
     return _measured("reverse", problem, lambda new, w: evaluated("own", jaxpr, [*new, *w]), jaxpr)
 
 
@@ -213,11 +234,11 @@ def scatter(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(np.isfinite(most), most, 0.0)
 
 
-def _forward(problem: Problem) -> Gradient:
+def _forward(problem: Problem, jaxpr: ClosedJaxpr | None) -> Gradient:
     total = int(problem.starts[-1])
     if problem.traced is None:
         return _forward_untraced(problem)
-    jaxpr = _slope_jaxpr(problem)
+    jaxpr = jaxpr or _slope_jaxpr(problem)
     if total > _FORWARD:
         looked = np.zeros(total, bool)
         return Gradient("forward", wide=[], looked=looked, epsilon=np.full(total, 2.0**-52))
@@ -263,8 +284,13 @@ def slopes(
     jaxpr: ClosedJaxpr,
     kind: str,
     flat: np.ndarray | None = None,
+    *,
+    only_begin: bool = False,
 ) -> np.ndarray:
-    """Return forward autodiff's slopes along directions, each made from a row, in float64."""
+    """Return forward autodiff's slopes along directions, each made from a row, in float64.
+
+    only_begin: have it compiled in another thread, and return nothing.
+    """
     flat = problem.flat if flat is None else flat
     # Where many are computed at once all branches are, also one that calls back, or a loop that never ends.
     alone = holds(jaxpr.jaxpr, "callback") or loops_in_branch(jaxpr.jaxpr)
@@ -279,6 +305,9 @@ def slopes(
             return jax.lax.map(one, rows, batch_size=batch if batch > 1 else None)
 
         run = program((kind, batch, rows.shape, tuple(problem.shapes)), jaxpr, function, len(rows))
+        if only_begin:
+            run.ahead(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights))
+            return np.zeros(0)
         return np.asarray(run(jaxpr.consts, jnp.asarray(rows), flat, _wide(weights)))
 
     with jax.enable_x64(True):
@@ -289,11 +318,21 @@ def slopes(
 
 
 def forward_elements(
-    problem: Problem, index: np.ndarray, weights: Leaves, jaxpr: ClosedJaxpr, flat: np.ndarray | None = None
+    problem: Problem,
+    index: np.ndarray,
+    weights: Leaves,
+    jaxpr: ClosedJaxpr,
+    flat: np.ndarray | None = None,
+    *,
+    only_begin: bool = False,
 ) -> np.ndarray:
-    """Return the derivatives by some elements, by forward autodiff in float64."""
+    """Return the derivatives by some elements, by forward autodiff in float64; only_begin: as for slopes."""
     total = int(problem.starts[-1])
-    return slopes(problem, lambda i: jnp.zeros(total).at[i].set(1.0), index, weights, jaxpr, "forward", flat)
+
+    def unit(row: Any) -> Any:
+        return jnp.zeros(total).at[row].set(1.0)
+
+    return slopes(problem, unit, index, weights, jaxpr, "forward", flat, only_begin=only_begin)
 
 
 def forward_some(

@@ -1,6 +1,7 @@
 """Every gradient against the numerical estimate, for each projection of f."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,8 @@ class Round(NamedTuple):
     lines: list[Lines]
     """By leaf; empty where all elements were looked at."""
     target: Target
+    excused: Mapping[int, str] = MappingProxyType({})
+    """Why a row is undecided, where no numbers say it."""
 
 
 def projected(problem: Problem, weights: Leaves) -> Target:
@@ -140,6 +143,7 @@ def _epsilon(problem: Problem) -> float:
 
 def examine(
     problem: Problem,
+    first: Target,
     gradients: list[Gradient],
     *,
     limit: int | None,
@@ -147,9 +151,11 @@ def examine(
     rtol: float | None,
     noise: float,
 ) -> tuple[list[Round], list[Gradient]]:
-    """Judge every gradient against the numerical estimate, where x64 is enabled."""
+    """Judge every gradient against the numerical estimate, where x64 is enabled.
+
+    first: the first projection of f.
+    """
     total = int(problem.starts[-1])
-    first = projected(problem, problem.weights[0])
     if limit is None:
         cheap = total <= _CHEAP_LIMIT and first.work <= LIMIT
         limit = total if cheap else LIMIT
@@ -524,12 +530,14 @@ def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
     )
 
 
-def chained(found: Round, modes: Sequence[str], gradients: list[Gradient], number: int) -> np.ndarray:
-    """Return where the chain rule alone may be at fault: at kinks, where a mode of autodiff is out of the slopes.
+def chained(
+    found: Round, modes: Sequence[str], gradients: list[Gradient], number: int, *, anywhere: bool
+) -> np.ndarray:
+    """Return where autodiff may be off though no operation's rule is wrong: at kinks, or anywhere.
 
     As relu's derivatives at 0 in a network of zeros. Who says there what autodiff does is as right.
     """
-    kinks = found.estimate.status == Status.KINK
+    kinks = (found.estimate.status == Status.KINK) | anywhere
     modes = [mode for mode in modes if mode in found.failed]
     here = kinks & np.any([np.zeros(len(kinks), bool), *(found.failed[mode] for mode in modes)], axis=0)
     by_name = {g.name: g.best(number)[found.elements] for g in gradients if g.name in found.failed}
@@ -544,13 +552,14 @@ def chained(found: Round, modes: Sequence[str], gradients: list[Gradient], numbe
     return here
 
 
-def undecided_at(rows: np.ndarray, found: Round) -> Round:
-    """Return a round that does not decide some rows: f has no derivative there."""
+def undecided_at(rows: np.ndarray, found: Round, reason: str) -> Round:
+    """Return a round that does not decide some rows, for a reason."""
     estimate = found.estimate
     return found._replace(
         estimate=estimate._replace(error=np.where(rows, np.inf, estimate.error)),
         decided=found.decided & ~rows,
         failed={name: wrong & ~rows for name, wrong in found.failed.items()},
+        excused={int(row): reason for row in np.flatnonzero(rows)},
     )
 
 

@@ -1693,7 +1693,7 @@ def overlapping_windows_whose_maxima_tie():
     return check(f, np.zeros(4))
 
 
-@kind(SPECIAL, "inconclusive", "has a kink", "each operation's derivative there is one of its own")
+@kind(SPECIAL, "inconclusive", "f has a kink", "each operation's derivative there is one of its own")
 def units_that_are_all_at_their_kinks():
     first, second = normal(4, 16), normal(16)
     return check(
@@ -1728,3 +1728,15 @@ def two_kinks_that_make_a_line():
 @kind(ELSEWHERE, "pass")
 def an_operation_that_cannot_be_batched():
     return check(lambda a, b: lax.ragged_dot(a, b, jnp.array([2, 1])).sum(), normal(3, 4), normal(2, 4, 5))
+
+
+@kind(SPECIAL, "inconclusive", "distribution function", never=("FAIL",))
+def a_sample_of_a_gamma_distribution():
+    key = jax.random.key(0)
+    return check(lambda a: (jax.random.gamma(key, a, dtype=a.dtype) ** 2).sum(), np.array([0.7, 2.3, 5.1]))
+
+
+@kind(SPECIAL, "fail", "wrong rule")
+def a_sample_of_a_gamma_distribution_by_a_wrong_rule():
+    key, square = jax.random.key(0), scaled(jnp.square)
+    return check(lambda a: square(jax.random.gamma(key, a, dtype=a.dtype)).sum(), np.array([0.7, 2.3, 5.1]))
