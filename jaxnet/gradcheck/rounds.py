@@ -539,7 +539,7 @@ def chained(
     """
     kinks = (found.estimate.status == Status.KINK) | anywhere
     modes = [mode for mode in modes if mode in found.failed]
-    here = kinks & np.any([np.zeros(len(kinks), bool), *(found.failed[mode] for mode in modes)], axis=0)
+    here: np.ndarray = kinks & np.any([~kinks & kinks, *(found.failed[mode] for mode in modes)], axis=0)
     by_name = {g.name: g.best(number)[found.elements] for g in gradients if g.name in found.failed}
     for name in [name for name in found.failed if name not in modes]:
         near = [
