@@ -4,10 +4,10 @@ They follow its conventions: settings in the constructor, what is learnt in attr
 are taken as they come: put a `StandardScaler` before them where features differ in size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from jaxnet.training.task import check_positive_int
 
 _base = _extras.require("sklearn.base", "jaxnet.sklearn needs", "sklearn")
 _utils = _extras.require("sklearn.utils", "jaxnet.sklearn needs", "sklearn")
+_class_weight = _extras.require("sklearn.utils.class_weight", "jaxnet.sklearn needs", "sklearn")
 _validation = _extras.require("sklearn.utils.validation", "jaxnet.sklearn needs", "sklearn")
 _multiclass = _extras.require("sklearn.utils.multiclass", "jaxnet.sklearn needs", "sklearn")
 _math = _extras.require("sklearn.utils.extmath", "jaxnet.sklearn needs", "sklearn")
@@ -126,8 +127,10 @@ class Classifier(_base.ClassifierMixin, _Estimator):
 
     hidden: units of each hidden layer. optimizer: a name of `jaxnet.optimizers`, or one of optax's; the
     learning rate is of one by name, by default its own. batch_size: examples per step, each epoch going
-    through a fresh permutation of all; fewer are one batch. random_state: a seed of the initial weights and
-    of the batches. Fitted: `classes_`, `params_` (of `jaxnet.network`) and `loss_curve_` [steps].
+    through a fresh permutation of all; fewer are one batch. class_weight: "balanced", by which all classes
+    weigh the same, or the weight of each by its label, beside `sample_weight`. random_state: a seed of the
+    initial weights and of the batches. Fitted: `classes_`, `params_` (of `jaxnet.network`) and `loss_curve_`
+    [steps].
 
     `fit` raises ValueError for labels that are no classes, for settings that `fit` and `network.init` refuse,
     and for whatever scikit-learn refuses in an array.
@@ -138,10 +141,34 @@ class Classifier(_base.ClassifierMixin, _Estimator):
     (array(['low', 'high'], dtype='<U4'), (1, 2))
     """
 
+    def __init__(
+        self,
+        hidden: Sequence[int] = (100,),
+        *,
+        activation: network.ActivationName = "relu",
+        optimizer: str | optax.GradientTransformation = "adam",
+        learning_rate: float | None = None,
+        epochs: int = 100,
+        batch_size: int = BATCH_SIZE,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden,
+            activation=activation,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on X [n, features] and labels y [n] of any kind; return self."""
         X, y, weights = self._checked(X, y, sample_weight)
         _multiclass.check_classification_targets(y)
+        weights = weights * _class_weight.compute_sample_weight(self.class_weight, y).astype(X.dtype)
         self.classes_, t = np.unique(y, return_inverse=True)
         self.params_ = self._train(network.loss, X, t.astype(np.int32), weights, len(self.classes_))
         return self

@@ -1,5 +1,6 @@
 """Models of several kinds, each trained as in a plain loop, resumed bit for bit, and in many as alone."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from sklearn import datasets as sklearn_datasets
+from sklearn.model_selection import KFold
 
 import jaxnet
-from jaxnet import checkpoints, training
+from jaxnet import checkpoints, network, training
 from tests.helpers import assert_same_bits
 
 LABELS = np.random.default_rng(0).integers(3, size=40)
@@ -30,9 +33,10 @@ class Model(NamedTuple):
     state: Any = None
     has_aux: bool = False
     keyed: bool = False
+    named: Any = ()
 
     def options(self):
-        named = {} if self.state is None else {"has_state": True, "state": self.state}
+        named = dict(self.named) if self.state is None else {"has_state": True, "state": self.state}
         return named | {"has_aux": self.has_aux, "optimizer": optax.adam(0.01), "batch_size": 8}
 
 
@@ -142,6 +146,20 @@ def two_inputs():
     return Model(loss, params, (x, {"one": x["age"][:, 0] * 2, "other": x["picture"].sum(axis=(1, 2))}))
 
 
+def regression():
+    """Scikit-learn's diabetes, by a network of the library."""
+    x, t = sklearn_datasets.load_diabetes(return_X_y=True)
+    params = network.init(jax.random.key(2), (10, 8, 1), dtype=jnp.float64)
+    return Model(network.squared_loss, params, (x, (t - t.mean()) / t.std()))
+
+
+def unbalanced():
+    """Seven of one class to one of the other, which weigh as much."""
+    x, t = normal(80, 4), np.repeat([0, 1], [70, 10])
+    params = network.init(jax.random.key(2), (4, 8, 2), dtype=jnp.float64)
+    return Model(network.loss, params, (x, t), named={"class_weight": "balanced"}.items())
+
+
 MODELS = [flax, equinox, recurrent, autoencoder, two_inputs]
 
 
@@ -161,6 +179,10 @@ def fit(model, key=5, **options):
 
 def is_trained(leaf):
     return eqx.is_inexact_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype == float)
+
+
+def first_state(model):
+    return training.init_state(model.params, optax.adam(0.01), 5, () if model.state is None else model.state)
 
 
 def plain_loop(model, key):
@@ -223,8 +245,7 @@ def test_a_model_trains_as_in_a_plain_loop(make):
 def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
     model = make()
     whole = fit(model)
-    state = () if model.state is None else model.state
-    start = training.init_state(model.params, optax.adam(0.01), 5, state)
+    start = first_state(model)
     for steps in (20, STEPS):
         with checkpoints.Checkpointer(tmp_path, every=10) as saver:
             result = fit(model, steps=steps, callbacks=[saver], resume=saver.restore(start))
@@ -259,33 +280,83 @@ def test_a_model_among_many_ends_where_it_does_alone(make):
         assert_close(jax.tree.map(partial(own, index), found), expected)
 
 
+def killer(saver, step):
+    def kill(stretch):
+        if int(np.max(stretch.state.step)) == step:
+            saver._job.result()  # until the checkpoint before is on the disk
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
 RUN = """
-import os, signal, sys
+import sys
 import jax
 from tests import test_models as these
 
-def kill(stretch):
-    if int(stretch.state.step) == int(sys.argv[2]):
-        saver._job.result()  # until the checkpoint before is on the disk
-        os.kill(os.getpid(), signal.SIGKILL)
-
 with jax.enable_x64(True):
-    model = these.flax()
-    start = these.training.init_state(model.params, these.optax.adam(0.01), 5, model.state)
+    model = getattr(these, sys.argv[3])()
+    start = these.first_state(model)
     with these.checkpoints.Checkpointer(sys.argv[1], every=10) as saver:
+        kill = these.killer(saver, int(sys.argv[2]))
         these.fit(model, callbacks=[kill, saver], resume=saver.restore(start))
 """
 
 
-def test_a_model_that_was_killed_resumes_to_the_same_bits(tmp_path):
-    model = flax()
+@pytest.mark.parametrize(
+    "make",
+    [*without(*MODELS[1:]), *(pytest.param(m, marks=pytest.mark.rest) for m in (regression, unbalanced))],
+)
+def test_a_model_that_was_killed_resumes_to_the_same_bits(make, tmp_path):
+    model = make()
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", RUN, str(tmp_path), "30"]
+    command = [sys.executable, "-c", RUN, str(tmp_path), "30", make.__name__]
     killed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert checkpoints.steps(tmp_path)[-1] == 20
-    start = training.init_state(model.params, optax.adam(0.01), 5, model.state)
     with checkpoints.Checkpointer(tmp_path, every=10) as saver:
-        result = fit(model, callbacks=[saver], resume=saver.restore(start))
+        result = fit(model, callbacks=[saver], resume=saver.restore(first_state(model)))
     whole = fit(model)
+    assert_same_bits((whole.state, whole.history), (result.state, result.history))
+
+
+FOLDS = """
+import sys
+import jax
+from tests import test_models as these
+
+with jax.enable_x64(True), these.checkpoints.Checkpointer(sys.argv[1], every=10) as saver:
+    these.fit_folds([these.killer(saver, int(sys.argv[2])), saver], saver)
+"""
+
+
+def fit_folds(callbacks=(), saver=None):
+    """Five folds of the regression, as cross-validation trains them."""
+    model = regression()
+    folds = [rows for rows, _ in KFold(5, shuffle=True, random_state=0).split(model.train[0][:440])]
+    params = jax.tree.map(lambda leaf: np.stack([leaf] * 5), model.params)
+    start = training.init_states(params, optax.adam(0.01), key=5)
+    options = model.options() | {"steps": STEPS, "key": 5, "progress": False, "stretch": 10}
+    resume = None if saver is None else saver.restore(start)
+    return jaxnet.fit_many(
+        model.loss,
+        params,
+        model.train,
+        subsets=np.stack(folds),
+        callbacks=callbacks,
+        resume=resume,
+        **options,
+    )
+
+
+@pytest.mark.rest
+def test_folds_that_were_killed_resume_to_the_same_bits(tmp_path):
+    command = [sys.executable, "-c", FOLDS, str(tmp_path), "30"]
+    root = Path(__file__).parent.parent
+    killed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoints.steps(tmp_path)[-1] == 5 * 20  # of all networks together
+    with checkpoints.Checkpointer(tmp_path, every=10) as saver:
+        result = fit_folds([saver], saver)
+    whole = fit_folds()
     assert_same_bits((whole.state, whole.history), (result.state, result.history))

@@ -120,3 +120,16 @@ def test_bad_weights():
             Regressor().fit(X, LABELS, weights)
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         Classifier().fit(X, X[:, 0])
+
+
+def test_classes_weigh_as_they_are_told_to():
+    x, t = X[30:70], LABELS[30:70]  # 20 of each, of which 15 go
+    x, t = x[15:], t[15:]
+    settings = {"hidden": (7,), "random_state": 5, "epochs": 20}
+    balanced = Classifier(**settings, class_weight="balanced").fit(x, t)
+    by_hand = Classifier(**settings).fit(x, t, np.where(t == 0, 25 / 10, 25 / 40))
+    np.testing.assert_allclose(balanced.loss_curve_, by_hand.loss_curve_, rtol=1e-12)
+    named = Classifier(**settings, class_weight={0: 2.5, 1: 0.625}).fit(x, t)
+    np.testing.assert_allclose(named.loss_curve_, by_hand.loss_curve_, rtol=1e-12)
+    with pytest.raises(ValueError, match="class_weight"):
+        Classifier(class_weight="even").fit(x, t)
