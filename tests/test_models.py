@@ -17,6 +17,7 @@ import pytest
 from flax import linen as nn
 from sklearn import datasets as sklearn_datasets
 from sklearn.model_selection import KFold
+from sklearn.utils.class_weight import compute_sample_weight
 
 import jaxnet
 from jaxnet import checkpoints, network, training
@@ -160,7 +161,7 @@ def unbalanced():
     return Model(network.loss, params, (x, t), named={"class_weight": "balanced"}.items())
 
 
-MODELS = [flax, equinox, recurrent, autoencoder, two_inputs]
+MODELS = [flax, equinox, recurrent, autoencoder, two_inputs, regression, unbalanced]
 
 
 def without(*rest):
@@ -190,26 +191,33 @@ def plain_loop(model, key):
     free, fixed = eqx.partition(model.params, is_trained)
     state, losses, aux = model.state, [], []
     optimizer = optax.adam(0.01)
+    # Every class as much as any other, by scikit-learn.
+    weights = compute_sample_weight("balanced", model.train[1]) if model.named else None
     opt_state = optimizer.init(free)
 
     @jax.jit
-    def train_step(free, opt_state, state, x, t, key):
+    def train_step(free, opt_state, state, x, t, key, weight):
+        named = {"sample_weight": weight} if model.named else {}
+
         def loss(free):
             before = () if state is None else (state,)
             after = (key,) if model.keyed else ()
-            found = model.loss(eqx.combine(free, fixed), *before, x, t, *after)
+            found = model.loss(eqx.combine(free, fixed), *before, x, t, *after, **named)
             return found if isinstance(found, tuple) else (found, None)
 
         (value, more), grads = jax.value_and_grad(loss, has_aux=True)(free)
         updates, opt_state = optimizer.update(grads, opt_state, free)
         return optax.apply_updates(free, updates), opt_state, value, more
 
-    batches = np.asarray(training.draw_batches(key, 0, STEPS, 8, 40))
+    length = len(jax.tree.leaves(model.train)[0])
+    batches = np.asarray(training.draw_batches(key, 0, STEPS, 8, length))
 
     for step, rows in enumerate(batches):
         x, t = jax.tree.map(lambda leaf, rows=rows: leaf[rows], model.train)
         step_key = training.step_key(key, step)
-        free, opt_state, value, more = train_step(free, opt_state, state, x, t, step_key)
+        free, opt_state, value, more = train_step(
+            free, opt_state, state, x, t, step_key, weights[rows] if model.named else None
+        )
         losses.append(value)
         state = more if model.state is not None else None
         aux.append(more)
@@ -226,7 +234,7 @@ def assert_close(one, other):
 
 
 # The page on training, whose examples the tests run, has the others too.
-@pytest.mark.parametrize("make", without(equinox, recurrent))
+@pytest.mark.parametrize("make", without(equinox, recurrent, regression))
 def test_a_model_trains_as_in_a_plain_loop(make):
     model, key = make(), jax.random.key(5)
     params, state, losses, aux = plain_loop(model, key)
@@ -241,7 +249,7 @@ def test_a_model_trains_as_in_a_plain_loop(make):
             np.testing.assert_allclose(values, np.stack([found[name] for found in aux]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", without(flax, equinox, recurrent, two_inputs))
+@pytest.mark.parametrize("make", without(flax, equinox, recurrent, two_inputs, regression, unbalanced))
 def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
     model = make()
     whole = fit(model)
@@ -253,7 +261,7 @@ def test_a_model_resumes_from_a_checkpoint_to_the_same_bits(make, tmp_path):
     assert_same_bits((whole.state, whole.history), (result.state, result.history))
 
 
-@pytest.mark.parametrize("make", without(equinox, recurrent, autoencoder, two_inputs))
+@pytest.mark.parametrize("make", without(*MODELS[1:]))
 def test_a_model_among_many_ends_where_it_does_alone(make):
     model, keys = make(), jax.random.split(jax.random.key(6))
 
@@ -303,10 +311,7 @@ with jax.enable_x64(True):
 """
 
 
-@pytest.mark.parametrize(
-    "make",
-    [*without(*MODELS[1:]), *(pytest.param(m, marks=pytest.mark.rest) for m in (regression, unbalanced))],
-)
+@pytest.mark.parametrize("make", without(*MODELS[1:]))
 def test_a_model_that_was_killed_resumes_to_the_same_bits(make, tmp_path):
     model = make()
     root = Path(__file__).parent.parent
