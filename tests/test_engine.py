@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import metrics, network, training
+from jaxnet import checkpoints, metrics, network, training
 from jaxnet.training import program
 from jaxnet.training import run as runs
 from jaxnet.training.state import Examples, Measure
@@ -175,6 +175,31 @@ def test_one_parameter_that_becomes_nan_ends_the_run_before_it(size):
     many = jaxnet.fit_many(loss, jnp.zeros((2, size)), data, optimizer=optimizer, steps=9, progress=False)
     assert many.diverged.all() and np.isfinite(many.params).all()
     np.testing.assert_array_equal(many.state.step, 3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_nan_in_a_metric_or_on_disk_is_still_there(size, tmp_path):
+    x = np.ones((size, 1), np.float32)
+    metrics = {"worst": lambda w, x, t: jnp.mean(jnp.where(t == size // 2, jnp.nan, x[:, 0]))}
+
+    def loss(w, x, t):
+        return jnp.mean(w)
+
+    train = {"train": (x, np.arange(size)), "metrics": metrics, "steps": 1, "batch_size": 1, "progress": False}
+    result = jaxnet.fit(loss, jnp.zeros(size), **train)
+    many = jaxnet.fit_many(loss, jnp.zeros((2, size)), **train)
+    assert np.isnan(result.history.train["worst"]).all() and np.isnan(many.history.train["worst"]).all()
+
+    def update(updates, count, params=None):
+        return updates.at[size // 2].set(jnp.nan), count
+
+    optimizer = optax.GradientTransformation(lambda params: jnp.int32(0), update)
+    options = train | {"optimizer": optimizer, "on_nonfinite": "continue", "metrics": None}
+    with checkpoints.Checkpointer(tmp_path, every=1) as saver:
+        lost = jaxnet.fit(loss, jnp.zeros(size), **options, callbacks=[saver])
+    back = checkpoints.restore(tmp_path, training.init_state(jnp.zeros(size), optimizer, 0))
+    np.testing.assert_array_equal(np.isnan(back.params), np.arange(size) == size // 2)
+    assert_same_bits(lost.params, back.params)
 
 
 def test_a_run_may_go_on_where_something_is_not_finite():
