@@ -185,7 +185,13 @@ def test_one_nan_in_a_metric_or_on_disk_is_still_there(size, tmp_path):
     def loss(w, x, t):
         return jnp.mean(w)
 
-    train = {"train": (x, np.arange(size)), "metrics": metrics, "steps": 1, "batch_size": 1, "progress": False}
+    train = {
+        "train": (x, np.arange(size)),
+        "metrics": metrics,
+        "steps": 1,
+        "batch_size": 1,
+        "progress": False,
+    }
     result = jaxnet.fit(loss, jnp.zeros(size), **train)
     many = jaxnet.fit_many(loss, jnp.zeros((2, size)), **train)
     assert np.isnan(result.history.train["worst"]).all() and np.isnan(many.history.train["worst"]).all()

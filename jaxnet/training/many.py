@@ -126,7 +126,7 @@ def fit_many(
     test: tuple[PyTree, PyTree] | None = None,
     validation: tuple[PyTree, PyTree] | None = None,
     optimizer: Optimizer | None = None,
-    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
+    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list[Any]] | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
     epochs: int | None = None,
@@ -145,8 +145,8 @@ def fit_many(
     has_state: bool = False,
     state: PyTree = None,
     has_aux: bool = False,
-    sample_weight: Num[ArrayLike, " n"] | list | None = None,
-    class_weight: Literal["balanced"] | Num[ArrayLike, " classes"] | list | None = None,
+    sample_weight: Num[ArrayLike, " n"] | list[Any] | None = None,
+    class_weight: Literal["balanced"] | Num[ArrayLike, " classes"] | list[Any] | None = None,
     track: Sequence[str] = (),
     check: bool = False,
     opt_state: optax.OptState | None = None,
@@ -273,7 +273,7 @@ def fit_many(
 def init_states(
     params: PyTree,
     optimizer: Optimizer | None = None,
-    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
+    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list[Any]] | None = None,
     key: AnyKey = None,
     model_state: PyTree = (),
 ) -> TrainState:
@@ -392,7 +392,8 @@ def _join(states: tuple[TrainState, ...], networks: int) -> TrainState:
         # A key that all share has no first axis.
         return jnp.concatenate(leaves)[:networks] if leaves[0].ndim else leaves[0]
 
-    return jax.tree.map(joined, *states)
+    result: TrainState = jax.tree.map(joined, *states)
+    return result
 
 
 def _at_once(state: TrainState, task: Task, width: int) -> int:

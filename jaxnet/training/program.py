@@ -127,12 +127,14 @@ def draw_rows(
         return batches.at[first_step + jnp.arange(max_steps)].get(mode="clip")
 
     def draw(key: Array) -> Array:
-        return draw_batches(key, first_step, max_steps, batch_size, num_examples, sampling)
+        result: Array = draw_batches(key, first_step, max_steps, batch_size, num_examples, sampling)
+        return result
 
     drawn = jax.lax.map(draw, key) if key.ndim else draw(key)
     if subsets is None:
         return drawn
-    return jax.vmap(lambda rows, of: rows[of], (0, 0 if key.ndim else None))(subsets, drawn)
+    result: Array = jax.vmap(lambda rows, of: rows[of], (0, 0 if key.ndim else None))(subsets, drawn)
+    return result
 
 
 class Record(NamedTuple):
@@ -329,7 +331,8 @@ def compile_train(
         subsets: Array | None = None,
     ) -> tuple[TrainState, Record, Array]:
         rows = draw.result()(state.key, first, task.batches, subsets)
-        return step.result()(state, num_steps, rows, hyper, examples)
+        result: tuple[TrainState, Record, Array] = step.result()(state, num_steps, rows, hyper, examples)
+        return result
 
     return take
 
@@ -386,7 +389,8 @@ def _say_what_is_wrong(task: Task, name: str, part: str, weights: Weights) -> No
 
 def on_device(number: int) -> Array:
     """Return a whole number on the device, by an explicit transfer."""
-    return jax.device_put(np.int32(number))
+    result: Array = jax.device_put(np.int32(number))
+    return result
 
 
 def share_of(tree: PyTree, index: int | np.ndarray) -> PyTree:

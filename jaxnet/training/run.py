@@ -137,7 +137,8 @@ def history_of(run: Run, task: Task) -> History:
 def joined(records: Sequence[Record]) -> Record:
     """Return the records of successive steps as one."""
     axis = records[0].loss.ndim - 1
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+    result: Record = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+    return result
 
 
 def with_nan(dtype: np.dtype) -> np.dtype:

@@ -143,7 +143,10 @@ class Objective:
     ) -> tuple[Array, tuple[PyTree, PyTree]]:
         """Return the value, the next state of the model, and auxiliary values, or say what is wrong."""
         if self.turned:
-            return turned_products(replace(self, turned=False))(params, model_state, examples, key)
+            result: tuple[Array, tuple[PyTree, PyTree]] = turned_products(replace(self, turned=False))(
+                params, model_state, examples, key
+            )
+            return result
         # A copy, as an Equinox state can be used but once.
         state = (jax.tree.map(lambda leaf: leaf, model_state),) if self.has_state else ()
         weight = examples.sample_weight
@@ -297,7 +300,8 @@ def as_key(key: AnyKey) -> Key[Array, "..."]:
     if isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if isinstance(key, (Array, np.ndarray)) and key.dtype == jnp.uint32:
-        return jax.random.wrap_key_data(jnp.asarray(key))
+        result: Array = jax.random.wrap_key_data(jnp.asarray(key))
+        return result
     raise TypeError(f"key must be of jax.random.key or PRNGKey, or a seed, got {key!r}")
 
 
@@ -438,7 +442,8 @@ def draw_batches(
     epochs = first_epoch + jnp.arange((num_steps - 1) // per_epoch + 2)
     order = jax.lax.map(lambda e: jax.random.permutation(jax.random.fold_in(key, e), num_examples), epochs)
     order = order[:, : per_epoch * batch_size].reshape(-1, batch_size)
-    return order[steps - first_epoch * per_epoch].astype(jnp.int32)
+    result: Array = order[steps - first_epoch * per_epoch].astype(jnp.int32)
+    return result
 
 
 @jax.jit
@@ -452,6 +457,9 @@ def all_finite(tree: PyTree) -> Array:
         # Times 0 all that is finite sums to 0. Not max and min, which lose NaN in 4,096 elements or more on
         # CPU, nor isfinite of every element, which takes a byte for each.
         zeros = leaf * jnp.zeros((), leaf.dtype)
-        return jax.lax.reduce(zeros, jnp.zeros((), leaf.dtype), jax.lax.add, tuple(range(leaf.ndim))) == 0
+        result: Array = (
+            jax.lax.reduce(zeros, jnp.zeros((), leaf.dtype), jax.lax.add, tuple(range(leaf.ndim))) == 0
+        )
+        return result
 
     return jnp.all(jnp.array([finite(leaf) for leaf in jax.tree.leaves(tree) if may_be_not(leaf)]))

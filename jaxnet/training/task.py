@@ -107,7 +107,7 @@ def check_task(
     stretch: int | None = None,
     early_stopping: EarlyStopping | None = None,
     epochs: int | None = None,
-    sample_weight: ArrayLike | list | None = None,
+    sample_weight: ArrayLike | list[Any] | None = None,
     class_weight: Any = None,
     has_state: bool = False,
     has_aux: bool = False,
@@ -220,7 +220,7 @@ def with_class_weight(loss: Loss, class_weight: Any, labels: PyTree) -> Loss:
     return partial(loss, class_weight=weights)
 
 
-def check_sample_weight(weights: ArrayLike | list | None, length: int, loss: Loss) -> Array | None:
+def check_sample_weight(weights: ArrayLike | list[Any] | None, length: int, loss: Loss) -> Array | None:
     """Return a weight for each example on the device, or say what is wrong with them."""
     if weights is None:
         return None
@@ -387,7 +387,8 @@ def check_examples(examples: Any, name: str, like: PyTree = None) -> Examples:
                 row = int(np.argwhere(~np.isfinite(np.asarray(leaf)))[0][0])
                 where = jax.tree_util.keystr(path)
                 raise ValueError(f"{name} {kind}{where} must be finite, got NaN or infinity in example {row}")
-    return found
+    result: Examples = found
+    return result
 
 
 def check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
@@ -493,7 +494,7 @@ def check_stacked(params: PyTree) -> tuple[PyTree, int]:
 
 
 def check_hyperparameters(
-    hyperparameters: Mapping[str, ArrayLike | list], networks: int, params: PyTree
+    hyperparameters: Mapping[str, ArrayLike | list[Any]], networks: int, params: PyTree
 ) -> dict[str, Array]:
     """Return one value of each hyperparameter for each network, in the dtype of params."""
     if not isinstance(hyperparameters, Mapping):

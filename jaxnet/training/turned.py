@@ -24,7 +24,7 @@ def turned_products(f: Callable[..., Any]) -> Callable[..., Any]:
     """
     if jax.default_backend() != "cpu":
         return f
-    as_is = jax.lax.optimization_barrier  # or XLA would turn a product back
+    as_is: Callable[[Any], Any] = jax.lax.optimization_barrier  # or XLA would turn a product back
 
     def turned_f(params: PyTree, *args: Any) -> Any:
         matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]

@@ -25,7 +25,7 @@ from jaxnet.training.task import (
     check_task,
 )
 
-Folds = Sequence[tuple[Int[ArrayLike, "..."] | list, Int[ArrayLike, "..."] | list]]
+Folds = Sequence[tuple[Int[ArrayLike, "..."] | list[Any], Int[ArrayLike, "..."] | list[Any]]]
 
 
 class CrossValidation(NamedTuple):
@@ -174,7 +174,7 @@ def successive_halving(
     part: Part = "validation",
     mode: Literal["min", "max"] = "min",
     keep: float = 0.5,
-    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list] | None = None,
+    hyperparameters: Mapping[str, Num[ArrayLike, " networks"] | list[Any]] | None = None,
     max_networks: int | None = None,
     **options: Any,
 ) -> Halving:
