@@ -181,10 +181,6 @@ RULES = [
     Rule("jax.numpy.sort_complex", paired(NO_TIES, OTHERS), lambda f, x, y: f(x + 1j * y)),
     Rule("jax.numpy.take jax.numpy.take_along_axis", ONE_VECTOR, lambda f, x: f(x, np.array([2, 0, 2]))),
     Rule("jax.numpy.trapezoid jax.scipy.integrate.trapezoid", VECTOR_PAIRS),
-    Rule("jax.numpy.unique*", VECTORS, lambda f, x: f(x, size=4)),
-    Rule("jax.numpy.union1d", VECTOR_PAIRS, lambda f, x, y: f(x, y, size=8)),
-    Rule("jax.numpy.intersect1d jax.numpy.setdiff1d jax.numpy.setxor1d", VECTOR_PAIRS,
-        lambda f, x, y: f(x, y, size=4)),
     Rule("jax.numpy.trim_zeros", {}),
     Rule("jax.numpy.vectorize", LINE, lambda f, x: f(jnp.sin)(x)),
     Rule("jax.numpy.where", VECTOR_PAIRS, lambda f, x, y: f(x > y, x, x * y)),
@@ -486,6 +482,9 @@ LEFT_OUT = {
     ),
     "files and foreign memory": ("jax.numpy.load jax.numpy.save* jax.numpy.from[!p]*"),
     "a shape that depends on values": ("jax.numpy.trim_zeros"),
+    "sets, which jump where numbers become equal": (
+        "jax.numpy.unique* jax.numpy.union1d jax.numpy.intersect1d jax.numpy.setdiff1d jax.numpy.setxor1d"
+    ),
     "effects, tokens or random bits": (
         "jax.lax.after_all jax.lax.create_token jax.lax.dce_sink jax.lax.rng_* jax.lax.stage"
     ),
