@@ -4,6 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
+RUNNABLE = $(VENV)/runnable
 
 # Nothing where $(PYTHON) is new enough, else what is wrong with it.
 TOO_OLD = $(shell $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.stdout.write(sys.version.split()[0])' \
@@ -11,8 +12,10 @@ TOO_OLD = $(shell $(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.s
 
 .PHONY: demo test test-all fast lint types tests docs wheel bench bench-checkers lowest clean
 
-demo: $(INSTALLED)
+demo: $(RUNNABLE)
 	$(BIN)/jaxnet train --data digits --eval-every 500 --out runs/demo --overwrite
+	@echo 'pictures: runs/demo/loss.png, runs/demo/accuracy.png'
+	@echo 'next: $(BIN)/jaxnet evaluate runs/demo, or $(BIN)/jaxnet --help'
 
 test: lint types tests
 
@@ -63,11 +66,20 @@ bench-checkers: $(INSTALLED)
 lowest:
 	$(MAKE) tests VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+# Of the package, with extras, into an environment of its own.
+define install
 	$(if $(TOO_OLD),$(error jaxnet needs Python 3.11 or newer and $(PYTHON) is $(TOO_OLD): name another, as in make demo PYTHON=python3.12))
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-	touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	touch $(RUNNABLE) $@
+endef
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(call install,dev)
+
+# What the tests need takes longer to install than a demonstration may.
+$(RUNNABLE): pyproject.toml $(CONSTRAINTS)
+	$(call install,all)
 
 clean:
 	rm -rf .venv .venv-lowest build dist docs/_build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

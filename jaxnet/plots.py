@@ -48,12 +48,18 @@ def accuracy_curves(
     train: Float[ArrayLike, " evals"],
     test: Float[ArrayLike, " evals"] | None = None,
 ) -> "Figure":
-    """Return the accuracy over epochs, training solid and test dashed (source 4.4)."""
+    """Return the accuracy over epochs, training solid and test dashed (source 4.4).
+
+    Of the height that the curves have after their first tenth, where one still tells them apart.
+    """
     figure, axes = _axes("epochs", "accuracy")
-    axes.plot(np.asarray(epochs), np.asarray(train), "-", label="train")
-    if test is not None:
-        axes.plot(np.asarray(epochs), np.asarray(test), "--", label="test")
-    axes.set_ylim(0, 1)
+    curves = [np.asarray(curve, float) for curve in (train, test) if curve is not None]
+    for curve, (style, label) in zip(curves, (("-", "train"), ("--", "test")), strict=False):
+        axes.plot(np.asarray(epochs), curve, style, label=label)
+    later = np.concatenate([curve[len(curve) // 10 :] for curve in curves])
+    later = later[np.isfinite(later)] if np.isfinite(later).any() else np.array([0.0, 1.0])
+    margin = max(0.05 * float(np.ptp(later)), 0.005)
+    axes.set_ylim(max(0.0, later.min() - margin), min(1.0, later.max() + margin))
     axes.legend(loc="lower right")
     return figure
 
