@@ -144,6 +144,22 @@ def test_a_regression_of_a_table(diabetes, tmp_path, capsys):
         assert summary[name] == pytest.approx(score(t, predicted), rel=1e-4)
 
 
+def test_a_sweep_of_regressions_is_ranked_by_r2(diabetes, tmp_path, capsys):
+    options = ["--data", str(diabetes), "--task", "regression", "--steps", "200", "--seeds", "2"]
+    folder = tmp_path / "sweep"
+    assert cli.main(["sweep", *options, "--learning-rate", "0.1", "0.001", "--out", str(folder)]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()[:3]
+    assert "test r2" in header and " 0.1 " in first and " 0.001 " in second
+    assert (folder / "r2.png").exists() and not (folder / "accuracy.png").exists()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["ranking"][0]["test_r2_mean"] > 0.3 > summary["ranking"][1]["test_r2_mean"]
+    _, (x, t) = datasets.load(diabetes, task="regression")
+    best = checkpoints.load_params(folder / "params.safetensors").params
+    with (folder / "networks.csv").open() as file:
+        scores = [float(row["test_r2"]) for row in csv.DictReader(file)]
+    assert r2_score(t, network.logits(best, x)[:, 0]) == pytest.approx(max(scores), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -248,7 +248,7 @@ def test_plot_draws_one_run_and_several(runs, regression, tmp_path, capsys):
     line = error_of(capsys, "plot", runs / "one", regression, "--out", tmp_path)
     assert "expected runs that record the same metric, got accuracy, r2" in line
     assert cli.main(["plot", str(runs / "sweep"), "--out", str(tmp_path)]) == 0
-    assert "is a sweep, whose curves are in its accuracy.png" in capsys.readouterr().err
+    assert "is a sweep, whose curves are in its pictures" in capsys.readouterr().err
 
 
 def test_the_pictures_show_what_they_say(runs):

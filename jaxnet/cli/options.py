@@ -180,9 +180,8 @@ def _training(add: Add, *, several: bool) -> None:
     add("--class-weights", nargs="+", metavar="WEIGHT", help=weights, **absent)
     target = "the column of a .csv file to predict; by default the last"
     add("--target", metavar="COLUMN", help=target, **absent)
-    if not several:
-        task = "by default classification; a regression predicts numbers, by the mean squared error"
-        add("--task", choices=("classification", "regression"), help=task, **absent)
+    task = "by default classification; a regression predicts numbers, by the mean squared error"
+    add("--task", choices=("classification", "regression"), help=task, **absent)
     dtype = "of params and arithmetic; bfloat16: of the arithmetic alone"
     add("--dtype", choices=_DTYPES, default="float32", help=dtype)
 

@@ -37,7 +37,7 @@ def curves(folders: Sequence[Path], out: Path) -> Path | None:
     for folder in folders:
         history = checkpoints.load_history(folder)
         if history.loss.ndim > 1:
-            print(f"note: {folder} is a sweep, whose curves are in its accuracy.png", file=sys.stderr)
+            print(f"note: {folder} is a sweep, whose curves are in its pictures", file=sys.stderr)
             return None
         runs[str(folder)] = history
         names |= {name for name in ("accuracy", "r2") if name in history.test}

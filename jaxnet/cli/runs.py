@@ -65,7 +65,8 @@ def _result(summary: dict[str, Any] | None) -> tuple[str, str]:
     if summary is None:
         return "-", "not ended"
     best = summary["ranking"][0] if summary.get("ranking") else summary
-    score = next((best[n] for n in ("test_accuracy", "test_accuracy_mean", "test_r2") if n in best), None)
+    names = "test_accuracy", "test_accuracy_mean", "test_r2", "test_r2_mean"
+    score = next((best[name] for name in names if name in best), None)
     return "-" if score is None else rounded(score), "interrupted" if summary.get("interrupted") else "done"
 
 

@@ -131,20 +131,22 @@ def _write(
     """Print the table; write it, the curves, every network's outcome and the best one's parameters."""
     seeds = options.seeds
     judge = "validation" if "validation" in task.parts else "test"
-    final = {part: _final_accuracies(task, result, part) for part in {judge, "test"}}
+    headline = task.summary[0]
+    final = {part: _final_scores(task, result, part) for part in {judge, "test"}}
     varying = [name for name in settings[0] if len({setting[name] for setting in settings}) > 1]
     varying = varying or ["learning_rate"]
-    rows = _table(settings, seeds, final, result.diverged)
-    rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_accuracy_mean"] or 0)))
-    _write_networks(folder / "networks.csv", networks, result, final)
+    rows = _table(settings, seeds, headline, final, result.diverged)
+    rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_{headline}_mean"] or 0)))
+    _write_networks(folder / "networks.csv", networks, result, headline, final)
     if not np.isnan(final[judge]).all():
         best = int(np.nanargmax(final[judge]))
         params = jax.tree.map(lambda leaf: leaf[best], result.params)
         run_folder.write_params(folder, options, task.export(params))
-    curves = getattr(result.history, judge)["accuracy"].reshape(len(settings), seeds, -1)
+    curves = getattr(result.history, judge)[headline].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
     bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
-    ylabel = f"{judge} accuracy, mean ± std of {seeds} seeds"
+    shown = {"r2": "R²"}.get(headline, headline)
+    ylabel = f"{judge} {shown}, mean ± std of {seeds} seeds"
     summary = {
         "interrupted": result.interrupted,
         "networks": len(networks),
@@ -156,10 +158,10 @@ def _write(
     run_folder.write_summary(folder, summary, whole=not result.interrupted)
     clock.lap("saving")
     if not options.no_plots:
-        picture = folder / "accuracy.png"
+        picture = folder / f"{headline}.png"
         run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
         clock.lap("plots")
-    _print_table(rows, varying, judge, final, seeds)
+    _print_table(rows, varying, headline, judge, final, seeds)
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
         f"{summary['network_steps_per_second']:,.0f} network-steps/s in training; {clock}\n"
@@ -167,18 +169,22 @@ def _write(
     )
 
 
-def _final_accuracies(task: problem.Problem, result: training.FitManyResult, part: str) -> np.ndarray:
-    """Return each network's accuracy after its last step, NaN if it diverged or did not begin."""
-    accuracy = jax.jit(task.metrics["accuracy"])
+def _final_scores(task: problem.Problem, result: training.FitManyResult, part: str) -> np.ndarray:
+    """Return each network's accuracy, or R², after its last step, NaN if it diverged or did not begin."""
+    score = jax.jit(task.metrics[task.summary[0]])
     values = [
-        accuracy(jax.tree.map(lambda leaf, index=index: leaf[index], result.params), *task.parts[part])
+        score(jax.tree.map(lambda leaf, index=index: leaf[index], result.params), *task.parts[part])
         for index in range(len(result.diverged))
     ]
     return np.where(result.diverged | (np.asarray(result.state.step) == 0), np.nan, np.array(values, float))
 
 
 def _table(
-    settings: list[dict[str, Any]], seeds: int, final: dict[str, np.ndarray], diverged: np.ndarray
+    settings: list[dict[str, Any]],
+    seeds: int,
+    headline: str,
+    final: dict[str, np.ndarray],
+    diverged: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Return a row per setting: mean and standard deviation over the seeds that did not diverge."""
     rows = []
@@ -187,27 +193,36 @@ def _table(
         row: dict[str, Any] = {"setting": index, **setting, "diverged": int(diverged[own].sum())}
         for part, values in final.items():
             kept = values[own][~np.isnan(values[own])]
-            row[f"{part}_accuracy_mean"] = float(kept.mean()) if len(kept) else None
-            row[f"{part}_accuracy_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
+            row[f"{part}_{headline}_mean"] = float(kept.mean()) if len(kept) else None
+            row[f"{part}_{headline}_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
         rows.append(row)
     return rows
 
 
 def _print_table(
-    rows: list[dict[str, Any]], varying: list[str], judge: str, final: dict[str, np.ndarray], seeds: int
+    rows: list[dict[str, Any]],
+    varying: list[str],
+    headline: str,
+    judge: str,
+    final: dict[str, np.ndarray],
+    seeds: int,
 ) -> None:
     parts = [judge, *(part for part in final if part != judge)]
-    header = ["rank", *(name.replace("_", "-") for name in varying), *(f"{part} accuracy" for part in parts)]
+    header = [
+        "rank",
+        *(name.replace("_", "-") for name in varying),
+        *(f"{part} {headline}" for part in parts),
+    ]
     lines = [[*header, "diverged"]]
     for rank, row in enumerate(rows, 1):
-        accuracies = [
-            f"{row[f'{part}_accuracy_mean']:.4f} ± {row[f'{part}_accuracy_std']:.4f}"
-            if row[f"{part}_accuracy_mean"] is not None
+        scores = [
+            f"{row[f'{part}_{headline}_mean']:.4f} ± {row[f'{part}_{headline}_std']:.4f}"
+            if row[f"{part}_{headline}_mean"] is not None
             else "-"
             for part in parts
         ]
         lines.append(
-            [str(rank), *(f"{row[name]:g}" for name in varying), *accuracies, f"{row['diverged']} of {seeds}"]
+            [str(rank), *(f"{row[name]:g}" for name in varying), *scores, f"{row['diverged']} of {seeds}"]
         )
     print(table.aligned(lines))
 
@@ -220,12 +235,13 @@ def _write_networks(
     path: Path,
     networks: list[tuple[dict[str, Any], int]],
     result: training.FitManyResult,
+    headline: str,
     final: dict[str, np.ndarray],
 ) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            [*networks[0][0], "seed", "steps", "diverged", *(f"{part}_accuracy" for part in final)]
+            [*networks[0][0], "seed", "steps", "diverged", *(f"{part}_{headline}" for part in final)]
         )
         for index, (setting, seed) in enumerate(networks):
             outcome = int(result.state.step[index]), bool(result.diverged[index])
