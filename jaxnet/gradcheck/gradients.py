@@ -65,13 +65,12 @@ def begun(problem: Problem, modes: Sequence[str]) -> dict[str, ClosedJaxpr]:
     for mode in modes if problem.traced is not None else ():
         with contextlib.suppress(Exception):  # is raised again by who runs it
             if mode == "reverse":
-                jaxpr = _reverse_jaxpr(problem)
+                found[mode] = jaxpr = _reverse_jaxpr(problem)
                 args = [*map(jnp.asarray, problem.leaves), *map(jnp.asarray, problem.weights[0])]
                 whole("own", jaxpr).ahead(jaxpr.consts, args)
             elif (total := int(problem.starts[-1])) <= _FORWARD:
-                jaxpr = _slope_jaxpr(problem)
+                found[mode] = jaxpr = _slope_jaxpr(problem)
                 forward_elements(problem, np.arange(total), problem.weights[0], jaxpr, only_begin=True)
-            found[mode] = jaxpr
     return found
 
 
