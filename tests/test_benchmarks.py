@@ -11,6 +11,7 @@ from benchmarks.limit import step_flops
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.rest
 def test_driver_measures_two_contenders(tmp_path):
     out = tmp_path / "RESULTS.md"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "numpy", "step", "--out", str(out)]

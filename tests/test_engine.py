@@ -177,7 +177,7 @@ def test_one_parameter_that_becomes_nan_ends_the_run_before_it(size):
     np.testing.assert_array_equal(many.state.step, 3)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [pytest.param(n, marks=[pytest.mark.rest] * (n < 4096)) for n in SIZES])
 def test_one_nan_in_a_metric_or_on_disk_is_still_there(size, tmp_path):
     x = np.ones((size, 1), np.float32)
     metrics = {"worst": lambda w, x, t: jnp.mean(jnp.where(t == size // 2, jnp.nan, x[:, 0]))}
