@@ -13,9 +13,23 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Int, Num
 
+from jaxnet.sharding import (
+    Partition,
+    Share,
+    alike,
+    check_mesh,
+    first_process,
+    place,
+    replicated,
+    several_processes,
+    split_like,
+    split_params,
+    together,
+)
 from jaxnet.training.program import Record, compile_evaluate, compile_train, on_device
 from jaxnet.training.run import (
     Best,
@@ -24,6 +38,7 @@ from jaxnet.training.run import (
     Stretch,
     bar,
     check_recorded,
+    fetched_run,
     history_of,
     longest_cut,
     resumed,
@@ -57,6 +72,8 @@ from jaxnet.training.task import (
     check_resumable,
     check_settings,
     check_task,
+    described,
+    placed_task,
 )
 
 _log = logging.getLogger(__name__)
@@ -109,10 +126,10 @@ class NonFiniteError(FloatingPointError):
 def fit(
     loss: Loss,
     params: PyTree,
-    train: tuple[PyTree, PyTree],
+    train: tuple[PyTree, PyTree] | Share,
     *,
-    test: tuple[PyTree, PyTree] | None = None,
-    validation: tuple[PyTree, PyTree] | None = None,
+    test: tuple[PyTree, PyTree] | Share | None = None,
+    validation: tuple[PyTree, PyTree] | Share | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -138,6 +155,8 @@ def fit(
     check: bool = False,
     opt_state: optax.OptState | None = None,
     resume: FitResult | None = None,
+    mesh: Mesh | None = None,
+    partition: Partition | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
@@ -186,6 +205,12 @@ def fit(
     resume: a result of the same run to continue up to `steps` in all; params then only have to be like its
     own. The end is bit for bit that of the run that was never interrupted.
 
+    mesh: devices, of one process or of several that `sharding.connect` joined, to spread the run over, as
+    `sharding.mesh(data=4, model=2)` makes one: examples and batches are split over its axis `data`,
+    parameters over `model` by their hidden width, or as `partition(path, leaf)` says, a PartitionSpec for a
+    path such as "[0].weight". Nothing else changes: sums over a batch are only added in another order. Each
+    process is given the same arrays, or a `sharding.Share` of them.
+
     Raises:
         ValueError: shapes or lengths that do not fit, an empty set, NaN or infinity in the data or params,
             sizes or steps that are not positive, an index in batches out of range, an unknown sampling, a
@@ -206,56 +231,69 @@ def fit(
     """
     # Not the program's own transfers, which are explicit: what users' optimizers make of Python's numbers.
     with jax.transfer_guard("allow"):
-        task = check_task(
-            loss,
-            {"train": train, "validation": validation, "test": test},
-            batches=batches,
-            steps=steps,
-            batch_size=batch_size,
-            sampling=sampling,
-            metrics=metrics,
-            eval_every=eval_every,
-            eval_parts=eval_parts,
-            eval_batch=eval_batch,
-            loss_after_update=loss_after_update,
-            on_nonfinite=on_nonfinite,
-            stretch=stretch,
-            early_stopping=early_stopping,
-            epochs=epochs,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            has_state=has_state,
-            has_aux=has_aux,
-            track=track,
-        )
-        optimizer, model_state = check_optimizer(optimizer), check_model_state(state, has_state)
-        first = init_state(params, optimizer, check_key(key), model_state)
-        run = _first_run(first._replace(opt_state=check_opt_state(opt_state, first)), task, key, resume)
+        mesh = None if mesh is None else check_mesh(mesh)
+        if partition is not None and mesh is None:
+            raise ValueError("partition must be given with a mesh, got none")
+        with alike(mesh) as same:
+            task = check_task(
+                loss,
+                {"train": train, "validation": validation, "test": test},
+                batches=batches,
+                steps=steps,
+                batch_size=batch_size,
+                sampling=sampling,
+                metrics=metrics,
+                eval_every=eval_every,
+                eval_parts=eval_parts,
+                eval_batch=eval_batch,
+                loss_after_update=loss_after_update,
+                on_nonfinite=on_nonfinite,
+                stretch=stretch,
+                early_stopping=early_stopping,
+                epochs=epochs,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                has_state=has_state,
+                has_aux=has_aux,
+                track=track,
+                mesh=mesh,
+            )
+            optimizer, model_state = check_optimizer(optimizer), check_model_state(state, has_state)
+            first = init_state(params, optimizer, check_key(key), model_state)
+            run = _first_run(first._replace(opt_state=check_opt_state(opt_state, first)), task, key, resume)
+            shardings = None if mesh is None else split_params(run.state.params, mesh, partition)
+            if several_processes(mesh):
+                same |= described(task, run.state)
+        if mesh is not None:
+            task, run = placed_task(task), run._replace(state=_placed(run.state, mesh, shardings))
         if check and run.done < task.steps:
             check_first_gradient(run.state, task)
     try:
-        start = time.perf_counter()
-        max_steps = longest_cut(task)
-        take = compile_train(task, optimizer, run.state, {}, max_steps, None)
-        measure = compile_evaluate(task, run.state, many=False)
+        with together(mesh) as agree:
+            start = time.perf_counter()
+            max_steps = longest_cut(task)
+            take = compile_train(task, optimizer, run.state, {}, max_steps, None)
+            measure = compile_evaluate(task, run.state, many=False)
 
-        def advance(state: TrainState, done: int, num_steps: int) -> tuple[TrainState, Record, np.ndarray]:
-            state, record, finite = take(state, on_device(done), on_device(num_steps), {})
-            record, finite = jax.device_get((record, finite))
-            return state, jax.tree.map(lambda leaf: leaf[:num_steps], record), finite
+            def advance(
+                state: TrainState, done: int, num_steps: int
+            ) -> tuple[TrainState, Record, np.ndarray]:
+                state, record, finite = take(state, on_device(done, mesh), on_device(num_steps, mesh), {})
+                record, finite = jax.device_get((record, finite))
+                return state, jax.tree.map(lambda leaf: leaf[:num_steps], record), finite
 
-        _, record, _ = advance(run.state, run.done, 0)
-        check_recorded(run, record)
-        run = run._replace(compile_seconds=run.compile_seconds + time.perf_counter() - start)
-        with bar(task.steps, run.done, progress) as tell:
-            for after, told in stretches(run, advance, measure, task, max_steps):
-                num_steps, run = after.done - run.done, after
-                tell(run, num_steps)
-                if told is not None:
-                    told = told._replace(result=partial(_result, run, task))
-                    if told_to_stop(callbacks, told):
-                        run = run._replace(ended=True)
-                        break
+            _, record, _ = advance(run.state, run.done, 0)
+            check_recorded(run, record)
+            run = run._replace(compile_seconds=run.compile_seconds + time.perf_counter() - start)
+            with bar(task.steps, run.done, progress and first_process(mesh)) as tell:
+                for after, told in stretches(run, advance, measure, task, max_steps, agree):
+                    num_steps, run = after.done - run.done, fetched_run(after, mesh)
+                    tell(run, num_steps)
+                    if told is not None:
+                        told = told._replace(result=partial(_result, run, task))
+                        if agree(0.0, told_to_stop(callbacks, told))[1]:
+                            run = run._replace(ended=True)
+                            break
     except KeyboardInterrupt:
         return _result(run, task, interrupted=True)
     if run.failure:
@@ -283,6 +321,15 @@ def _first_run(state: TrainState, task: Task, key: AnyKey, resume: FitResult | N
             "the run to resume was ended by early stopping after %d steps: a longer patience goes on", done
         )
     return run._replace(compile_seconds=resume.compile_seconds, train_seconds=resume.train_seconds)
+
+
+def _placed(state: TrainState, mesh: Mesh, shardings: PyTree) -> TrainState:
+    """Return a state on the devices of a mesh: what is like a parameter lies as that does."""
+    everywhere = replicated(mesh)
+    params = jax.tree.map(place, state.params, shardings)
+    own = split_like(state.params, shardings, state.opt_state, mesh)
+    step, key, model_state = jax.tree.map(lambda leaf: place(leaf, everywhere), state[2:])
+    return TrainState(params, jax.tree.map(place, state.opt_state, own), step, key, model_state)
 
 
 def _result(run: Run, task: Task, interrupted: bool = False) -> FitResult:

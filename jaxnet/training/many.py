@@ -15,9 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, Num
 
+from jaxnet.sharding import (
+    alike,
+    check_mesh,
+    first_process,
+    over_all,
+    place,
+    replicated,
+    several_processes,
+    together,
+)
 from jaxnet.training.program import (
     Optimizer,
     Record,
@@ -38,6 +49,7 @@ from jaxnet.training.run import (
     Train,
     bar,
     check_recorded,
+    fetched_run,
     history_of,
     longest_cut,
     resumed,
@@ -74,6 +86,8 @@ from jaxnet.training.task import (
     check_settings,
     check_stacked,
     check_task,
+    described,
+    placed_task,
 )
 
 _CACHE = 2**20  # bytes of a core's own cache
@@ -153,6 +167,7 @@ def fit_many(
     subsets: Int[ArrayLike, "networks m"] | None = None,
     resume: FitManyResult | None = None,
     max_networks: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool = True,
 ) -> FitManyResult:
     """Train many networks as one program; each ends where `fit` alone would take it, to float tolerance.
@@ -174,7 +189,8 @@ def fit_many(
     the networks on the first axis. check: the first network's gradient. max_networks: at most so many at a
     time, one group after the other, which bounds the memory; callbacks are told of each group's stretches.
     batches: indices that all networks share. resume: a result of the same networks, in the same groups; the
-    end is bit for bit that of runs never interrupted. All else is as in `fit`.
+    end is bit for bit that of runs never interrupted. mesh: devices, of one process or several, that the
+    networks are spread over, whatever its axes; each has the whole data. All else is as in `fit`.
 
     Raises:
         ValueError, TypeError: as `fit`; also leaves of params, keys or hyperparameters that are not as many.
@@ -188,60 +204,73 @@ def fit_many(
     (Array([1.91, 3.  ], dtype=float32), array([False, False,  True]))
     """
     with jax.transfer_guard("allow"):
-        task = check_task(
-            loss,
-            {"train": train, "validation": validation, "test": test},
-            batches=batches,
-            steps=steps,
-            batch_size=batch_size,
-            sampling=sampling,
-            metrics=metrics,
-            eval_every=eval_every,
-            eval_parts=eval_parts,
-            eval_batch=eval_batch,
-            loss_after_update=loss_after_update,
-            on_nonfinite=on_nonfinite,
-            stretch=stretch,
-            early_stopping=early_stopping,
-            epochs=epochs,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            has_state=has_state,
-            has_aux=has_aux,
-            track=track,
-            subsets=subsets,
-        )
-        params, networks = check_stacked(params)
-        check_params(params)
-        model_state = check_model_state(state, has_state, networks)
-        hyper = check_hyperparameters(hyperparameters or {}, networks, params)
-        optimizer = check_factory(optimizer, task.loss.bound(hyper)[1])
-        if task.subsets is not None and len(task.subsets) != networks:
-            raise ValueError(f"subsets must be of {networks} networks, got {len(task.subsets)}")
-        if key is None and resume is not None:
-            key = resume.state.key[0] if resume.settings.get("shared_key") else resume.state.key
-        shared = check_key(key, networks)
-        first = _first_state(params, optimizer, task.loss.bound(hyper)[1], shared, model_state)
-        first = first._replace(opt_state=check_opt_state(opt_state, first))
-        one = share_of(first, 0)
-        check_metrics(task, weights_of(one))
-        if resume is not None:
-            check_settings(resume.settings, task, **_more_settings(task, shared))
-            first = check_resumable(resume.state, first, key)
-        elif check:
+        mesh = None if mesh is None else check_mesh(mesh)
+        with alike(mesh) as same:
+            task = check_task(
+                loss,
+                {"train": train, "validation": validation, "test": test},
+                batches=batches,
+                steps=steps,
+                batch_size=batch_size,
+                sampling=sampling,
+                metrics=metrics,
+                eval_every=eval_every,
+                eval_parts=eval_parts,
+                eval_batch=eval_batch,
+                loss_after_update=loss_after_update,
+                on_nonfinite=on_nonfinite,
+                stretch=stretch,
+                early_stopping=early_stopping,
+                epochs=epochs,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                has_state=has_state,
+                has_aux=has_aux,
+                track=track,
+                subsets=subsets,
+                mesh=mesh,
+                many=True,
+            )
+            params, networks = check_stacked(params)
+            check_params(params)
+            model_state = check_model_state(state, has_state, networks)
+            hyper = check_hyperparameters(hyperparameters or {}, networks, params)
+            optimizer = check_factory(optimizer, task.loss.bound(hyper)[1])
+            if task.subsets is not None and len(task.subsets) != networks:
+                raise ValueError(f"subsets must be of {networks} networks, got {len(task.subsets)}")
+            if key is None and resume is not None:
+                key = resume.state.key[0] if resume.settings.get("shared_key") else resume.state.key
+            shared = check_key(key, networks)
+            first = _first_state(params, optimizer, task.loss.bound(hyper)[1], shared, model_state)
+            first = first._replace(opt_state=check_opt_state(opt_state, first))
+            one = share_of(first, 0)
+            check_metrics(task, weights_of(one))
+            if resume is not None:
+                check_settings(resume.settings, task, **_more_settings(task, shared))
+                first = check_resumable(resume.state, first, key)
+            if several_processes(mesh):
+                same |= described(task, first) | {
+                    "hyperparameters": {n: np.asarray(v).tolist() for n, v in hyper.items()}
+                }
+            at_most = networks if max_networks is None else check_positive_int(max_networks, "max_networks")
+        task = placed_task(task)
+        if check and resume is None:
             check_first_gradient(one, _of_group(task, hyper, np.arange(networks)), 0)
-        at_most = networks if max_networks is None else check_positive_int(max_networks, "max_networks")
         groups = np.array_split(np.arange(networks), -(-networks // at_most))
+        if mesh is not None:  # of as many on every device: the last may be repeated
+            wide = [np.arange(-(-len(rows) // mesh.size) * mesh.size) for rows in groups]
+            groups = [np.minimum(w + rows[0], rows[-1]) for w, rows in zip(wide, groups, strict=True)]
         runs = [_first_run(share_of(first, rows), rows, task, shared.ndim == 0, resume) for rows in groups]
 
     def result(interrupted: bool = False) -> FitManyResult:
-        return _result(runs, task, _more_settings(task, shared), interrupted)
+        return _result(runs, groups, task, _more_settings(task, shared), interrupted)
 
     try:
         done = sum(run.done * len(rows) for run, rows in zip(runs, groups, strict=True))
         with (
             ThreadPoolExecutor(_num_lanes(), "jaxnet-lane") as pool,
-            bar(task.steps * networks, done, progress) as tell,
+            together(mesh) as agree,
+            bar(task.steps * networks, done, progress and first_process(mesh)) as tell,
         ):
             for index, rows in enumerate(groups):
                 if not runs[index].active(task).any():
@@ -249,21 +278,21 @@ def fit_many(
                 start = time.perf_counter()
                 with jax.transfer_guard("allow"):
                     of_group = _of_group(task, hyper, rows)
-                    own = share_of(hyper, rows)
-                    train_group, max_steps = _lanes(
-                        runs[index].state, own, optimizer, of_group._replace(loss=task.loss), pool
-                    )
-                measure = compile_evaluate(task, runs[index].state, many=True)
-                check_recorded(runs[index], train_group(runs[index].state, runs[index].done, 0)[1])
-                spent = runs[index].compile_seconds + time.perf_counter() - start
-                runs[index] = runs[index]._replace(compile_seconds=spent)
-                for run, told in stretches(runs[index], train_group, measure, of_group, max_steps):
-                    num_steps, runs[index] = run.done - runs[index].done, run
-                    tell(run, num_steps * len(rows))
+                    own, run = share_of(hyper, rows), runs[index]
+                    if mesh is not None:
+                        run, own, of_group = _spread(run, own, of_group)
+                    how = run.state, own, optimizer, of_group._replace(loss=task.loss)
+                    train_group, max_steps = _lanes(*how, pool) if mesh is None else _devices(*how)
+                measure = compile_evaluate(task, run.state, many=True)
+                check_recorded(run, train_group(run.state, run.done, 0)[1])
+                run = run._replace(compile_seconds=run.compile_seconds + time.perf_counter() - start)
+                for after, told in stretches(run, train_group, measure, of_group, max_steps, agree):
+                    num_steps, runs[index] = after.done - runs[index].done, fetched_run(after, mesh)
+                    tell(after, num_steps * len(rows))
                     if told is not None:
                         told = told._replace(result=result)
-                        if told_to_stop(callbacks, told):
-                            runs[index] = run._replace(ended=True)
+                        if agree(0.0, told_to_stop(callbacks, told))[1]:
+                            runs[index] = runs[index]._replace(ended=True)
                             return result(interrupted=False)
     except KeyboardInterrupt:
         return result(interrupted=True)
@@ -341,6 +370,42 @@ def _num_lanes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _spread(run: Run, hyper: dict[str, Array], task: Task) -> tuple[Run, dict[str, Array], Task]:
+    """Return what is of each network on the devices of the task's mesh, as many on each."""
+    assert task.mesh is not None
+    each, everywhere = over_all(task.mesh), replicated(task.mesh)
+
+    def placed(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: place(leaf, each if np.ndim(leaf) else everywhere), tree)
+
+    best, scheduled = (
+        b and b._replace(**placed({n: getattr(b, n) for n in b._fields[2:]}))
+        for b in (run.best, run.scheduled)
+    )
+    run = run._replace(state=placed(run.state), best=best, scheduled=scheduled)
+    return run, placed(hyper), task._replace(subsets=placed(task.subsets))
+
+
+def _devices(
+    state: TrainState, hyper: dict[str, Array], optimizer: Optimizer, task: Task
+) -> tuple[Train, int]:
+    """Return what trains a group on a mesh, each device its share, and the most steps it takes in a call."""
+    assert task.mesh is not None
+    width, mesh = len(state.step) // task.mesh.size, task.mesh
+    own = task.subsets is not None or (state.key.ndim == 1 and task.batches is None)
+    at_once = _at_once(state, task, width) if own else width
+    max_steps = longest_cut(task, width if own else 1)
+    take = compile_train(task, optimizer, state, hyper, max_steps, at_once)
+
+    def train(state: TrainState, first: int, num_steps: int) -> tuple[TrainState, Record, np.ndarray]:
+        window = on_device(first, mesh), on_device(num_steps, mesh)
+        state, *found = take(state, *window, hyper, task.subsets)
+        record, finite = jax.device_get(found)
+        return state, jax.tree.map(lambda leaf: leaf[:, :num_steps], record), finite
+
+    return train, max_steps
+
+
 def _lanes(
     state: TrainState, hyper: dict[str, Array], optimizer: Optimizer, task: Task, pool: ThreadPoolExecutor
 ) -> tuple[Train, int]:
@@ -415,7 +480,9 @@ def padded(values: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([values, filler], axis=1)
 
 
-def _result(runs: Sequence[Run], task: Task, more: dict[str, Any], interrupted: bool) -> FitManyResult:
+def _result(
+    runs: Sequence[Run], groups: Sequence[np.ndarray], task: Task, more: dict[str, Any], interrupted: bool
+) -> FitManyResult:
     """Return the groups' runs as one result, with NaN where a group has not come to or was not evaluated."""
     histories = [history_of(run, task) for run in runs]
     eval_step = max((history.eval_step for history in histories), key=len)
@@ -450,7 +517,7 @@ def _result(runs: Sequence[Run], task: Task, more: dict[str, Any], interrupted: 
 
     loss = together([history.loss for history in histories], done)
     keyed = [run.state._replace(key=jnp.broadcast_to(run.state.key, run.state.step.shape)) for run in runs]
-    return FitManyResult(
+    whole = FitManyResult(
         jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *keyed),
         History(loss, eval_step, *map(part, PARTS))._replace(aux=part("aux")),
         ~np.concatenate([run.alive for run in runs]),
@@ -462,3 +529,11 @@ def _result(runs: Sequence[Run], task: Task, more: dict[str, Any], interrupted: 
         np.concatenate([run.stopped_early(task) for run in runs]) if task.early_stopping else None,
         best("scheduled"),
     )
+    kept = np.concatenate([np.append(True, np.diff(rows) > 0) for rows in groups])
+    if kept.all():
+        return whole
+    # Without those that filled up the devices.
+    history = whole.history._replace(eval_step=np.array(0))
+    names = "state", "diverged", "best", "stopped_early", "scheduled"
+    own = share_of({"history": history} | {name: getattr(whole, name) for name in names}, kept)
+    return whole._replace(**own | {"history": own["history"]._replace(eval_step=eval_step)})

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int, Key
 
 from jaxnet.gradcheck.interpret import inside
+from jaxnet.sharding import DATA, fetched, over_all, place, replicated
 from jaxnet.training.state import (
     Examples,
     Measure,
@@ -34,6 +36,7 @@ from jaxnet.training.state import (
     draw_batches,
     num_examples,
     step_key,
+    taken,
     tracked,
     trainable,
     update,
@@ -58,13 +61,25 @@ _programs: OrderedDict[tuple[Any, ...], Future[Compiled]] = OrderedDict()  # the
 _lock = Lock()
 
 
-def program(f: Callable[..., Any], *args: Any, plain: bool = True, **settings: Any) -> Future[Compiled]:
+class Spread(NamedTuple):
+    """How a program's results lie on several devices."""
+
+    out: PyTree
+    """Their shardings."""
+    mesh: Mesh | None = None
+    """Where each device computes its own networks alone, whose results are then `inside`."""
+    inside: PyTree = None
+
+
+def program(
+    f: Callable[..., Any], *args: Any, plain: bool = True, spread: Spread | None = None, **settings: Any
+) -> Future[Compiled]:
     """Return the program of `f(*args, **settings)`, to be called with such args, being compiled or found.
 
     Tracing and lowering f takes some 40 ms, compiling it 20 times that: so known programs are those of the
     same lowered text. plain: without YNN's fusions where there are any.
     """
-    lowered = _jitted(f, **settings).lower(*args)
+    lowered = _jitted(f, spread, args, **settings).lower(*args)
     text = lowered.as_text()
     leaves = jax.tree.leaves(args)
     # A text leaves out arguments that are not used, and on which devices they are.
@@ -89,8 +104,18 @@ def program(f: Callable[..., Any], *args: Any, plain: bool = True, **settings: A
     return found
 
 
+def _jitted(f: Callable[..., Any], spread: Spread | None, args: Any, **settings: Any) -> Any:
+    if spread is None:
+        return _jitted_here(f, **settings)
+    own = partial(f, **settings)
+    if spread.mesh is not None:
+        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, args)
+        own = jax.shard_map(own, mesh=spread.mesh, in_specs=specs, out_specs=spread.inside, check_vma=False)
+    return jax.jit(own, out_shardings=spread.out)
+
+
 @lru_cache(_LIMIT)
-def _jitted(f: Callable[..., Any], **settings: Any) -> Any:
+def _jitted_here(f: Callable[..., Any], **settings: Any) -> Any:
     return jax.jit(partial(f, **settings))
 
 
@@ -137,6 +162,42 @@ def draw_rows(
     return result
 
 
+def exchange(rows: Int[Array, "steps batch"], examples: Examples) -> Examples:
+    """Return the batches of the next steps [steps, batch, ...], each split over the devices of `data`.
+
+    Every device sends what it has of them to all, in one sum for many steps: what it has not is 0 there. The
+    batch is filled up to as much for each device.
+    """
+    layout = examples.layout
+    assert layout is not None
+    mesh, each = layout.sharding.mesh, -(-rows.shape[1] // layout.parts)
+    places = layout.places(jnp.pad(rows, ((0, 0), (0, each * layout.parts - rows.shape[1]))))
+
+    def own(places: Array, held: Examples) -> Examples:
+        part = jax.lax.axis_index(DATA)
+        local = places - part * layout.width
+        mine = (local >= 0) & (local < layout.width)
+
+        def take(leaf: Array) -> Array:
+            found = leaf.at[local].get(mode="clip")
+            found = jnp.where(
+                mine.reshape(*mine.shape, *[1] * (leaf.ndim - 1)), found, jnp.zeros((), leaf.dtype)
+            )
+            whole = jax.lax.psum(found, DATA).astype(leaf.dtype)
+            cut: Array = jax.lax.dynamic_slice_in_dim(whole, part * each, each, axis=1)
+            return cut
+
+        taken: Examples = jax.tree.map(take, held)
+        return taken
+
+    split = layout.sharding.spec
+    specs = jax.tree.map(lambda leaf: split, examples)
+    out = jax.tree.map(lambda leaf: PartitionSpec(None, *split), examples)
+    shared = jax.shard_map(own, mesh=mesh, in_specs=(PartitionSpec(), specs), out_specs=out, check_vma=False)
+    result: Examples = shared(places, examples)
+    return result
+
+
 class Record(NamedTuple):
     """What is recorded of steps: their losses, and by name auxiliary and tracked values."""
 
@@ -148,7 +209,7 @@ class Record(NamedTuple):
 def run_stretch(
     state: TrainState,
     num_steps: Int[Array, ""],
-    rows: Int[Array, "... max_steps batch"],
+    rows: Int[Array, "... max_steps batch"] | None,
     hyper: dict[str, Array],
     examples: Examples,
     *,
@@ -157,8 +218,11 @@ def run_stretch(
     loss_after_update: bool,
     at_once: int | None,
     track: tuple[str, ...] = (),
+    batch_size: int = 0,
 ) -> tuple[TrainState, Record, Bool[Array, "..."]]:
     """Run num_steps ≤ max_steps updates; return the state, a record of each, and whether all is finite.
+
+    rows: which examples are in each batch; None where examples are the batches themselves, [max_steps, ...].
 
     num_steps is traced: one program serves a stretch of any length, and its steps are the same bit for bit
     however a run is cut. at_once: None for one network; for many, whose hyperparameters and state but for a
@@ -168,7 +232,22 @@ def run_stretch(
     # Of one network XLA turns the products back by itself.
     turn = turned if at_once else lambda tree: tree
 
-    def one(state: TrainState, rows: Array, hyper: dict[str, Array]) -> tuple[TrainState, Record, Array]:
+    max_steps = rows.shape[-2] if rows is not None else len(jax.tree.leaves(examples.x)[0])
+
+    def batch_of(rows: Array | None, index: Array | int) -> Examples:
+        if rows is not None:
+            return taken(examples, rows[index])
+        layout = examples.layout
+
+        def cut(leaf: Array) -> Array:
+            return leaf[index][:batch_size] if layout is None else layout.batch(leaf[index][:batch_size])
+
+        found: Examples = jax.tree.map(cut, examples._replace(layout=None))
+        return found
+
+    def one(
+        state: TrainState, rows: Array | None, hyper: dict[str, Array]
+    ) -> tuple[TrainState, Record, Array]:
         own_loss, rest = loss.bound(hyper)
         rule = optimizer(**rest) if rest else optimizer
         step_loss = replace(own_loss, turned=bool(at_once))
@@ -181,7 +260,7 @@ def run_stretch(
 
         def body(index: Array, carry: tuple[TrainState, Record]) -> tuple[TrainState, Record]:
             state, records = turn(carry[0]), carry[1]
-            batch = jax.tree.map(lambda leaf: leaf.at[rows[index]].get(mode="promise_in_bounds"), examples)
+            batch = batch_of(rows, index)
             key = step_key(state.key, state.step) if loss.keyed else state.key
             state, value, aux, grads = update(state, batch, loss=step_loss, optimizer=rule)
             if loss_after_update:
@@ -190,19 +269,19 @@ def run_stretch(
             return turn(state), jax.tree.map(lambda all, new: all.at[index].set(new), records, record)
 
         def record_of(state: TrainState, examples: Examples) -> Record:
-            batch = jax.tree.map(lambda leaf: leaf[rows[0]], examples)
+            batch = batch_of(rows, 0)
             value, (_, aux) = own_loss(state.params, state.model_state, batch, state.key)
             return recorded(value, aux, trainable(state.params), state.opt_state)
 
         shapes = jax.eval_shape(record_of, state, examples)
-        records = jax.tree.map(lambda leaf: jnp.zeros((len(rows), *leaf.shape), leaf.dtype), shapes)
+        records = jax.tree.map(lambda leaf: jnp.zeros((max_steps, *leaf.shape), leaf.dtype), shapes)
         state, records = jax.lax.fori_loop(0, num_steps, body, (turn(state), records))
         state = turn(state)
         return state, records, all_finite((state.params, state.model_state))
 
     if at_once is None:
         return one(state, rows, hyper)
-    if rows.ndim == 3:
+    if rows is not None and rows.ndim == 3:
         shared = None if state.key.ndim else state.key
         state = state if shared is None else state._replace(key=jnp.broadcast_to(shared, len(rows)))
         state, *found = jax.lax.map(lambda network: one(*network), (state, rows, hyper), batch_size=at_once)
@@ -226,43 +305,54 @@ def evaluate(
     """Return each metric over all examples, as the mean over chunks, and by how much it is not such a mean.
 
     That is what two chunks at once differ by from the mean of both, of random examples with random targets:
-    those in their order may be all of one class, or predicted all alike.
+    those in their order may be all of one class, or predicted all alike. chunk: all at once where it is more
+    than there are.
     """
-    length = num_examples(examples)
-    rng, probes = np.random.default_rng(0), max(1, min(_PROBES, _PROBED // chunk))
-    orders = [[rng.permutation(length)[: 2 * chunk] for _ in range(probes)] for _ in range(2)]
+    length, layout = num_examples(examples), examples.layout
+    parts = 1 if layout is None else layout.parts
+    each, extra = divmod(length, parts)  # rows of every device, and devices that have one more
+    half = chunk if layout is None else max(1, min(chunk, length // 2, _PROBED))
+    rng, probes = np.random.default_rng(0), max(1, min(_PROBES, _PROBED // half))
+    orders = [[rng.permutation(length)[: 2 * half] for _ in range(probes)] for _ in range(2)]
     rows, partners = map(np.array, orders)
 
     def one(weights: Weights) -> dict[str, tuple[Array, Array]]:
         return {name: over_chunks(turned_products(metric), weights) for name, metric in metrics}
 
     def over_chunks(metric: Callable[..., Any], weights: Weights) -> tuple[Array, Array]:
-        if chunk >= length:
-            value = jnp.asarray(metric(weights, examples))
+        # Of several devices, each with its own part: to bring all together takes long.
+        if chunk > length or (chunk == length and not extra) or not each:
+            whole = taken(examples, jnp.arange(length)) if extra else examples._replace(layout=None)
+            value = jnp.asarray(metric(weights, whole))
             return value, jnp.zeros_like(value)
 
         def part(first: Array | int, count: int) -> Array:
             def cut(leaf: Array) -> Array:
-                return jax.lax.dynamic_slice_in_dim(leaf, first, count)
+                if layout is None:
+                    return jax.lax.dynamic_slice_in_dim(leaf, first, count)
+                of_parts = leaf.reshape(parts, layout.width, *leaf.shape[1:])
+                cut = jax.lax.dynamic_slice_in_dim(of_parts, first, count, axis=1)
+                return layout.batch(cut.reshape(parts * count, *leaf.shape[1:]))
 
-            return jnp.asarray(metric(weights, jax.tree.map(cut, examples)))
+            return jnp.asarray(metric(weights, jax.tree.map(cut, examples._replace(layout=None))))
 
-        count, rest = divmod(length, chunk)
-        values = jax.lax.map(lambda i: part(i * chunk, chunk), jnp.arange(count))
+        step = max(1, chunk // parts)
+        count, rest = divmod(each, step)
+        values = jax.lax.map(lambda i: part(i * step, step), jnp.arange(count))
         mean = values.mean(axis=0)
         if rest:
-            mean += (part(count * chunk, rest) - mean) * (rest / length)
-        share = chunk / rows.shape[1]
+            mean += (part(count * step, rest) - mean) * (rest / each)
+        if extra:
+            last = jnp.array([layout.start(p + 1) - 1 for p in range(extra)]) if layout else jnp.arange(0)
+            mean += (jnp.asarray(metric(weights, taken(examples, last))) - mean) * (extra / length)
+        share = half / rows.shape[1]
 
         def not_a_mean(drawn: tuple[Array, Array]) -> Array:
             def of(places: slice) -> Array:
-                x, others = (
-                    jax.tree.map(lambda leaf, index=index[places]: leaf[index], tree)
-                    for index, tree in zip(drawn, (examples.x, examples._replace(x=None)), strict=True)
-                )
-                return jnp.asarray(metric(weights, others._replace(x=x)))
+                x, others = (taken(examples, index[places]) for index in drawn)
+                return jnp.asarray(metric(weights, others._replace(x=x.x)))
 
-            one, other = of(slice(chunk)), of(slice(chunk, None))
+            one, other = of(slice(half)), of(slice(half, None))
             return jnp.abs(of(slice(None)) - (one * share + other * (1 - share)))
 
         gaps = jax.lax.map(not_a_mean, (jnp.asarray(rows), jnp.asarray(partners)))
@@ -303,20 +393,41 @@ def compile_train(
 
     It is being compiled; its first call waits for that.
     """
-    examples = task.parts["train"]
-    zero = on_device(0)
+    examples, mesh = task.parts["train"], task.mesh
+    zero = on_device(0, mesh)
     own = state.key.shape if task.batches is None else ()
     own = own if task.subsets is None else task.subsets.shape[:1]
-    rows = jax.ShapeDtypeStruct((*own, max_steps, task.batch_size), jnp.int32)
+    drawn = taking = sharding = kept = None
+    if mesh is not None:
+        everywhere, kept = replicated(mesh), jax.tree.map(lambda leaf: leaf.sharding, state)
+        sharding = over_all(mesh) if own else everywhere
+        each = over_all(mesh).spec
+        drawn = Spread(sharding, mesh if own else None, each)
+        taking = Spread((kept, everywhere, everywhere))
+        if at_once is not None:
+            specs = jax.tree.map(lambda leaf: leaf.spec, kept)
+            taking = taking._replace(mesh=mesh, inside=(specs, each, each))
+    rows = jax.ShapeDtypeStruct((*own, max_steps, task.batch_size), jnp.int32, sharding=sharding)
     how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
     how |= {"track": task.track, "at_once": at_once}
-    step = program(run_stretch, state, zero, rows, hyper, examples, plain=at_once is None, **how)
+    batches = exchanging = None
+    if examples.layout is not None and examples.layout.parts > 1:
+        split = NamedSharding(
+            examples.layout.sharding.mesh, PartitionSpec(None, *examples.layout.sharding.spec)
+        )
+        exchanging = program(exchange, rows, examples, spread=Spread(split))
+        batches = jax.eval_shape(exchange, rows, examples)
+        batches = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batches)
+        how["batch_size"] = task.batch_size
+    given = (rows, hyper, examples) if batches is None else (None, hyper, batches)
+    step = program(run_stretch, state, zero, *given, plain=at_once is None, spread=taking, **how)
     draw = program(
         draw_rows,
         state.key,
         zero,
         task.batches,
         task.subsets,
+        spread=drawn,
         max_steps=max_steps,
         batch_size=task.batch_size,
         num_examples=task.num_examples,
@@ -330,8 +441,13 @@ def compile_train(
         hyper: dict[str, Array],
         subsets: Array | None = None,
     ) -> tuple[TrainState, Record, Array]:
+        if kept is not None:
+            state = jax.tree.map(place, state, kept)
         rows = draw.result()(state.key, first, task.batches, subsets)
-        result: tuple[TrainState, Record, Array] = step.result()(state, num_steps, rows, hyper, examples)
+        own = rows, hyper, examples
+        if exchanging is not None:
+            own = None, hyper, exchanging.result()(rows, examples)
+        result: tuple[TrainState, Record, Array] = step.result()(state, num_steps, *own)
         return result
 
     return take
@@ -339,7 +455,10 @@ def compile_train(
 
 def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
     """Return what evaluates a state, in chunks of bounded memory; it is being compiled."""
-    weights = weights_of(state)
+    weights, spread, kept = weights_of(state), None, None
+    if task.mesh is not None:
+        each, kept = over_all(task.mesh).spec, jax.tree.map(lambda leaf: leaf.sharding, weights)
+        spread = Spread(replicated(task.mesh), task.mesh if many else None, each)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[many:], leaf.dtype), weights)
     whole = max(num_examples(part) for part in task.parts.values())
 
@@ -352,8 +471,9 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
             weights,
             examples,
             plain=False,
+            spread=spread,
             metrics=tuple(metrics.items()),
-            chunk=min(chunk, num_examples(examples)),
+            chunk=min(chunk, num_examples(examples) + (chunk > whole)),
             many=many,
         )
 
@@ -362,13 +482,15 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
     def measure(state: TrainState) -> Metrics:
         measured: Metrics = {}
         weights = weights_of(state)
+        if kept is not None:
+            weights = jax.tree.map(place, weights, kept)
         for part in task.eval_parts:
             found = jax.device_get(programs[part].result()(weights, task.parts[part]))
             measured[part] = {}
             for name, (value, gap) in found.items():
                 eps = jnp.finfo(value.dtype).eps if jnp.issubdtype(value.dtype, jnp.floating) else 0
                 if (np.abs(gap) > 64 * eps * np.abs(value)).any():  # no mean over examples
-                    again = compiled(part, {name: task.metrics[name]}, whole).result()
+                    again = compiled(part, {name: task.metrics[name]}, whole + 1).result()
                     value, _ = jax.device_get(again(weights, task.parts[part]))[name]
                 measured[part][name] = value if value.ndim else value.dtype.type(value)
                 unknown = np.isnan(value).reshape(len(value) if many else 1, -1).any(axis=1)
@@ -381,14 +503,18 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
 
 def _say_what_is_wrong(task: Task, name: str, part: str, weights: Weights) -> None:
     """Evaluate a metric uncompiled, which can raise what is wrong, a batch at a time."""
-    examples = task.parts[part]
-    for first in range(0, num_examples(examples), 10_000):
-        some = jax.tree.map(lambda leaf, first=first: leaf[first : first + 10_000], examples)
+    examples, weights = task.parts[part], fetched(weights, task.mesh)
+    length = num_examples(examples)
+    for first in range(0, length, 10_000):
+        rows = np.arange(first, min(first + 10_000, length))
+        some = fetched(jax.jit(taken)(examples, rows), task.mesh)
         task.metrics[name](weights, some)
 
 
-def on_device(number: int) -> Array:
-    """Return a whole number on the device, by an explicit transfer."""
+def on_device(number: int, mesh: Mesh | None = None) -> Array:
+    """Return a whole number on the device, or every one of a mesh, by an explicit transfer."""
+    if mesh is not None:
+        return place(np.int32(number), replicated(mesh))
     result: Array = jax.device_put(np.int32(number))
     return result
 

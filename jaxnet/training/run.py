@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxnet.sharding import fetched
 from jaxnet.training.program import Evaluate, Metrics, Record, merged
 from jaxnet.training.state import PyTree, TrainState, weights_of
 from jaxnet.training.task import EarlyStopping, Task, batch_error
 
 Train = Callable[[TrainState, int, int], tuple[TrainState, Record, np.ndarray]]
+Agree = Callable[[float, bool], tuple[float, bool]]
 
 _MAX_STRETCH = 1000  # steps
 _MAX_DRAWN = 2**20  # examples
+_MAX_EXCHANGED = 2**24  # bytes
 _FIRST_STRETCH = 20  # steps, while their pace is unknown
 _STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
 PARTS = ("train", "test", "validation")
@@ -114,6 +118,13 @@ class Run(NamedTuple):
         """Whether there are steps to take yet; [] or [networks]."""
         going = self.done < task.steps and not self.ended
         return np.asarray(self.alive & ~self.stopped_early(task) & going)
+
+
+def fetched_run(run: Run, mesh: Mesh | None) -> Run:
+    """Return a run whose states this process can use alone; all processes must ask for it together."""
+    return run._replace(
+        state=fetched(run.state, mesh), best=fetched(run.best, mesh), scheduled=fetched(run.scheduled, mesh)
+    )
 
 
 def history_of(run: Run, task: Task) -> History:
@@ -241,11 +252,12 @@ def _on_schedule(evaluations: tuple[tuple[int, Metrics], ...], task: Task) -> tu
 
 
 def stretches(
-    run: Run, train: Train, measure: Evaluate, task: Task, max_steps: int
+    run: Run, train: Train, measure: Evaluate, task: Task, max_steps: int, agree: Agree
 ) -> Iterator[tuple[Run, Stretch | None]]:
     """Yield the run after each few steps, and what callbacks are told where a stretch ends there.
 
-    It ends with the task's steps, with early stopping, or where nothing is finite any more.
+    It ends with the task's steps, with early stopping, or where nothing is finite any more. agree: see
+    `sharding.together`.
     """
     pace, pieces, seconds = 0.0, [], 0.0
     while run.active(task).any():
@@ -257,7 +269,7 @@ def stretches(
         if run.failure:
             yield run, None
             return
-        pace, seconds = taken / cut.num_steps, seconds + taken
+        pace, seconds = agree(taken / cut.num_steps, False)[0], seconds + taken
         pieces.append(record)
         measured: Metrics = {}
         if cut.evaluates:
@@ -398,8 +410,13 @@ def next_cut(done: int, pace: float, task: Task, max_steps: int) -> Cut:
 def longest_cut(task: Task, networks: int = 1) -> int:
     """Return how many steps one call of a program has room for.
 
-    Its batches are drawn at once: not more than a few MB, however large each is.
+    Its batches are drawn at once: not more than a few MB, however large each is. So are they exchanged among
+    devices.
     """
+    train = task.parts["train"]
+    if train.layout is not None and train.layout.parts > 1:
+        size: int = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(train)) * task.batch_size
+        return max(1, min(_MAX_STRETCH, task.steps, _MAX_EXCHANGED // size))
     intervals = [i for i in (task.steps, task.eval_every, task.stretch) if i is not None]
     return max(1, min(_MAX_STRETCH, _MAX_DRAWN // (task.batch_size * networks), *intervals))
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Key, Num, PRNGKeyArray, Shaped
 from jaxnet._names import BATCH_SIZE as BATCH_SIZE
 from jaxnet._names import LEARNING_RATE as LEARNING_RATE
 from jaxnet._names import STEPS as STEPS
+from jaxnet.sharding import Layout
 from jaxnet.training.turned import turned_products
 
 PyTree = Any
@@ -46,11 +47,28 @@ class Examples(NamedTuple):
     x: PyTree
     t: PyTree
     sample_weight: Array | None = None
+    layout: Layout | None = None
+    """How they lie on several devices."""
 
 
 def num_examples(examples: Examples) -> int:
     """Return how many examples there are."""
-    return len(jax.tree.leaves(examples.x)[0])
+    return len(jax.tree.leaves(examples.x)[0]) if examples.layout is None else examples.layout.length
+
+
+def taken(examples: Examples, rows: Int[ArrayLike, "..."]) -> Examples:
+    """Return the examples in those rows, which on several devices are split among them."""
+    layout = examples.layout
+    if layout is None:
+        found: Examples = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), examples)
+        return found
+    places = layout.places(jnp.asarray(rows))
+
+    def take(leaf: Array) -> Array:
+        return layout.batch(leaf.at[places].get(mode="promise_in_bounds"))
+
+    result: Examples = jax.tree.map(take, examples._replace(layout=None))
+    return result
 
 
 @jax.tree_util.register_static

@@ -1,5 +1,6 @@
 """What a run is asked to do, and every check of an argument before anything is computed."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
 from jaxnet._arrays import as_examples
+from jaxnet.sharding import Share, fetched, layout, place, replicated
 from jaxnet.training.state import (
     BATCH_SIZE,
     STEPS,
@@ -33,6 +36,7 @@ from jaxnet.training.state import (
     draw_batches,
     num_examples,
     step_key,
+    taken,
     takes,
     trainable,
 )
@@ -78,6 +82,8 @@ class Task(NamedTuple):
     track: tuple[str, ...] = ()
     subsets: Array | None = None
     """Of many networks the rows of train that each is trained on [networks, m]."""
+    mesh: Mesh | None = None
+    """The devices that a run is spread over, where it names them."""
 
     @property
     def num_examples(self) -> int:
@@ -113,10 +119,17 @@ def check_task(
     has_aux: bool = False,
     track: Sequence[str] = (),
     subsets: ArrayLike | None = None,
+    mesh: Mesh | None = None,
+    many: bool = False,
 ) -> Task:
-    """Return the checked task; parts: train first, the others None where not given."""
-    train = check_examples(parts["train"], "train")
+    """Return the checked task; parts: train first, the others None where not given.
+
+    With a mesh its arrays are still on the host: see `placed_task`. many: for many networks.
+    """
+    train = check_examples(parts["train"], "train", mesh=mesh, many=many)
     length = num_examples(train)
+    if isinstance(parts["train"], Share) and isinstance(class_weight, str):
+        raise ValueError("class_weight must be numbers where a process has but a share of train")
     given, loss = loss, with_class_weight(loss, class_weight, train.t)
     train = train._replace(sample_weight=check_sample_weight(sample_weight, length, loss))
     checked = {"train": train}
@@ -138,7 +151,7 @@ def check_task(
     check_choice(on_nonfinite, get_args(OnNonFinite), "on_nonfinite")
     for name, examples in parts.items():
         if name != "train" and examples is not None:
-            checked[name] = check_examples(examples, name, train.x)
+            checked[name] = check_examples(examples, name, train.x, mesh=mesh, many=many)
     if metrics is None:
         metrics = {} if len(checked) == 1 else {"loss": loss}
     elif not isinstance(metrics, Mapping):
@@ -172,6 +185,7 @@ def check_task(
         early_stopping,
         tuple(track),
         subsets,
+        mesh,
     )
     if early_stopping is not None:
         check_early_stopping(early_stopping, task)
@@ -282,7 +296,7 @@ def check_metrics(task: Task, weights: tuple[PyTree, PyTree]) -> None:
     """Refuse metrics that return no array, or one a number for each example; weights: or their shapes."""
     for name, metric in task.metrics.items():
         for part in task.eval_parts:
-            examples = task.parts[part]
+            examples = task.parts[part]._replace(layout=None)
             length = num_examples(examples)
             value = jax.eval_shape(metric, weights, examples)
             if not isinstance(value, jax.ShapeDtypeStruct):
@@ -341,6 +355,7 @@ def batch_error(state: TrainState, task: Task, network: int | None = None) -> Ex
     with jax.transfer_guard("allow"):
         if network is not None:
             state = jax.tree.map(lambda leaf: leaf[network] if leaf.ndim else leaf, state)
+        state = fetched(state, task.mesh)
         try:
             task.loss(state.params, state.model_state, *next_batch(state, task, network))
         except (TypeError, ValueError) as error:
@@ -357,13 +372,36 @@ def next_batch(state: TrainState, task: Task, network: int | None = None) -> tup
         rows = task.batches[step]
     if task.subsets is not None:
         rows = task.subsets[network][rows]
-    return jax.tree.map(lambda leaf: leaf[rows], examples), step_key(state.key, step)
+    if task.mesh is None:
+        return taken(examples, rows), step_key(state.key, step)
+    return fetched(jax.jit(taken)(examples, np.asarray(rows)), task.mesh), step_key(state.key, step)
 
 
-def check_examples(examples: Any, name: str, like: PyTree = None) -> Examples:
-    """Return examples on the device, or say what is wrong with them; like: the inputs of others."""
+def check_examples(
+    examples: Any, name: str, like: PyTree = None, mesh: Mesh | None = None, many: bool = False
+) -> Examples:
+    """Return examples on the device, or say what is wrong with them; like: the inputs of others.
+
+    With a mesh they are still on the host, of many networks without a layout: each has them all.
+    """
+    length = None
+    if isinstance(examples, Share):
+        if mesh is None or many:
+            raise TypeError(f"{name} must be a pair (x, t); a Share is for fit with a mesh")
+        *examples, length = examples
     host = Examples(*as_examples(examples, name))
-    found = jax.tree.map(jax.device_put, host)  # asarray copies some NumPy arrays twice
+    if mesh is None:
+        found = jax.tree.map(jax.device_put, host)  # asarray copies some NumPy arrays twice
+    else:
+        rows = num_examples(host)
+        how = layout(rows if length is None else length, mesh)
+        first, last = how.own_rows()
+        if length is not None and rows != last - first:
+            raise ValueError(
+                f"{name} must be a share of {last - first} examples, rows {first}..{last - 1} of {length}, "
+                f"got {rows}"
+            )
+        found = jax.tree.map(_as_on_device, host)._replace(layout=None if many else how)
     for before, after in zip(jax.tree.leaves(host), jax.tree.leaves(found), strict=True):
         if before.size and jnp.issubdtype(after.dtype, jnp.integer):
             low, high = int(before.min()), int(before.max())
@@ -389,6 +427,56 @@ def check_examples(examples: Any, name: str, like: PyTree = None) -> Examples:
                 raise ValueError(f"{name} {kind}{where} must be finite, got NaN or infinity in example {row}")
     result: Examples = found
     return result
+
+
+def _as_on_device(leaf: Any) -> np.ndarray:
+    host = np.asarray(leaf)
+    return host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+
+
+def described(task: Task, state: TrainState) -> dict[str, Any]:
+    """Return what must be the same on every process of a run, the data by its content."""
+    digest = hashlib.sha256()
+
+    def add(leaf: Any, rows: bool) -> None:
+        host = np.asarray(leaf)
+        digest.update(f"{host.dtype}{host.shape[rows:]}".encode())
+        if not rows:
+            digest.update(np.ascontiguousarray(host).data)
+
+    for part in task.parts.values():
+        for leaf in jax.tree.leaves(part):  # of a share only what it is like
+            add(leaf, rows=part.layout is not None and len(leaf) != part.layout.length)
+        digest.update(str(num_examples(part)).encode())
+    data, digest = digest.digest(), hashlib.sha256()
+    for leaf in jax.tree.leaves((state, task.batches, task.subsets)):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        add(jax.random.key_data(leaf) if is_key else leaf, rows=False)
+    names = "steps", "eval_parts", "eval_batch", "stretch", "early_stopping", "track"
+    more = {name: getattr(task, name) for name in names}
+    settings = task.settings() | more | {"metrics": sorted(task.metrics), "parts": list(task.parts)}
+    return {"data": data, "settings": settings, "params, optimizer and key": digest.digest()}
+
+
+def placed_task(task: Task) -> Task:
+    """Return a task with its arrays on the devices of its mesh."""
+    if task.mesh is None:
+        return task
+    everywhere = replicated(task.mesh)
+
+    def placed(examples: Examples) -> Examples:
+        how = examples.layout
+
+        def put(leaf: np.ndarray) -> Array:
+            if how is None:
+                return place(leaf, everywhere)
+            return how.place(leaf, 0 if len(leaf) == how.length else how.own_rows()[0])
+
+        found: Examples = jax.tree.map(put, examples)
+        return found
+
+    batches = None if task.batches is None else place(task.batches, everywhere)
+    return task._replace(parts={n: placed(e) for n, e in task.parts.items()}, batches=batches)
 
 
 def check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
@@ -418,6 +506,7 @@ def check_first_gradient(state: TrainState, task: Task, network: int | None = No
     """Raise GradientError with the report where the gradient of the loss of the next batch is wrong."""
     from jaxnet.gradcheck import check_gradients
 
+    state = fetched(state, task.mesh)
     examples, key = next_batch(state, task, network)
 
     def loss(params: PyTree) -> Array:
