@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jaxnet
-from jaxnet import cli
+from jaxnet.cli.parser import parser
 
 project, author, release = "jaxnet", "the jaxnet authors", jaxnet.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -27,27 +27,27 @@ autodoc_default_options = {"members": True, "undoc-members": True}
 python_maximum_signature_line_length = 88  # a long signature has a line for each argument
 
 
-def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+def options_of(command: argparse.ArgumentParser) -> Iterator[str]:
     """Yield the Markdown of one command: what it does, and each option with its meaning."""
-    yield f"{parser.description}\n\n"
-    formatter = parser._get_formatter()
-    for action in parser._actions:
+    yield f"{command.description}\n\n"
+    formatter = command._get_formatter()
+    for action in command._actions:
         names = ", ".join(action.option_strings) or action.dest
         value = "" if action.nargs == 0 else formatter._format_args(action, action.dest.upper())
         told = html.escape(formatter._expand_help(action) if action.help else "")
         yield f"`{f'{names} {value}'.strip().replace(',', ', ').replace(',  ', ', ')}`\n: {told}\n\n"
 
 
-def commands_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+def commands_of() -> Iterator[str]:
     """Yield the Markdown of every command, from its parser."""
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     for name, command in commands.choices.items():
         yield f"\n## jaxnet {name}\n\n{''.join(options_of(command))}"
 
 
 def _fill_in(app: Any, name: str, source: list[str]) -> None:
     if name == "cli":
-        source[0] = source[0].replace("COMMANDS", "".join(commands_of(cli._parser())))
+        source[0] = source[0].replace("COMMANDS", "".join(commands_of()))
 
 
 def _shorten(app: Any, kind: str, name: str, thing: Any, options: Any, *signature: str | None) -> Any:

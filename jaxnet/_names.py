@@ -1,7 +1,12 @@
 """Names and numbers that the command line tells without loading JAX."""
 
+from typing import Literal, TypeAlias, get_args
+
 STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
-ACTIVATIONS = ("sigmoid", "relu", "tanh")
+ActivationName: TypeAlias = Literal["sigmoid", "relu", "tanh"]
+Sampling: TypeAlias = Literal["replacement", "shuffle"]
+Task: TypeAlias = Literal["classification", "regression"]
+ACTIVATIONS = get_args(ActivationName)
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
 OWN_OPTIMIZERS = ("sgd", "momentum", "nesterov")  # of which optax has one function
 _OPTAX = (

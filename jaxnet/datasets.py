@@ -26,13 +26,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from jaxnet import _arrays, _extras
 from jaxnet._images import centred, read_image
+from jaxnet._names import Task as Task
 
 __all__ = [
     "CLASS_NAMES",
@@ -56,7 +57,6 @@ __all__ = [
 _Path: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Split: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
-Task: TypeAlias = Literal["classification", "regression"]
 
 _DIGITS = tuple("0123456789")
 CLASS_NAMES: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ classes].
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num, PRNGKeyArray
 
 from jaxnet import differentiation
+from jaxnet._names import ActivationName as ActivationName
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
 from jaxnet.metrics import mean_squared_error
-
-ActivationName = Literal["sigmoid", "relu", "tanh"]
 
 
 class Dense(NamedTuple):

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, mean_absolute_error, mean_squared_error, r
 
 import reference_numpy
 from jaxnet import checkpoints, cli, datasets, network
+from jaxnet.cli import settings
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = ["--data", "digits", "--steps", "300", "--eval-every", "100"]
@@ -64,8 +65,8 @@ def test_train_leaves_everything_in_the_run_folder(tmp_path, capsys):
 
 
 def test_defaults_are_the_source_run():
-    options = cli._parser().parse_args(["train"])
-    assert (options.data, options.hidden, options.steps, options.batch_size) == ("mnist", [50], 10_000, 100)
+    options = settings.Train()
+    assert (options.data, options.hidden, options.steps, options.batch_size) == ("mnist", (50,), 10_000, 100)
     assert (options.optimizer, options.activation, options.sampling) == ("sgd", "sigmoid", "replacement")
 
 

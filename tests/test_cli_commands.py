@@ -1,6 +1,5 @@
 """What a trained network is used for from the command line, and what every command has in common."""
 
-import argparse
 import io
 import json
 import re
@@ -19,7 +18,7 @@ from sklearn import metrics as sk
 
 import jaxnet
 from jaxnet import _names, activations, checkpoints, cli, datasets, metrics, network, optimizers, plots
-from jaxnet.cli import options, plot, run_folder, table
+from jaxnet.cli import plot, run_folder, settings, table
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -376,7 +375,7 @@ def test_quiet_says_nothing(tmp_path, capsys):
 def test_two_runs_of_the_same_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: "20260101-000000")
-    given = argparse.Namespace(data="mine/digits.npz", no_plots=True)
+    given = settings.Train(data="mine/digits.npz", no_plots=True)
     names = [run_folder.path(given).name for _ in range(3)]
     assert names == [f"digits-20260101-000000{end}" for end in ("", "-2", "-3")]
 
@@ -407,7 +406,7 @@ def test_nothing_similar_is_not_suggested(capsys):
     assert "did you mean" not in error_of(capsys, "train", "--zzz")
 
 
-@pytest.mark.parametrize("command", ["", *options.COMMANDS])
+@pytest.mark.parametrize("command", ["", *settings.COMMANDS])
 def test_every_help_has_defaults_as_one_would_type_them(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"] if command else ["--help"])
@@ -434,7 +433,7 @@ def modules_after(code):
     [
         "import jaxnet; dir(jaxnet); jaxnet.__version__",
         "import jaxnet.cli\n"
-        "for name in ['', *jaxnet.cli.options.COMMANDS]:\n"
+        "for name in ['', *jaxnet.cli.settings.COMMANDS]:\n"
         "    try: jaxnet.cli.main([name, '--help'] if name else ['--help'])\n"
         "    except SystemExit: pass",
     ],

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxnet import _tensors, checkpoints, cli, datasets, network
-from jaxnet.cli import options, problem, sweep
+from jaxnet.cli import problem, settings, sweep
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = ["--data", "digits", "--steps", "200", "--eval-every", "50"]
@@ -89,7 +89,7 @@ def test_a_sweep_draws_settings_from_ranges(tmp_path, capsys):
 
 
 def test_ranges_are_drawn_log_uniformly():
-    drawn = sweep._settings({"rate": [options.Range("1e-4:1")], "std": [0.5]}, 4000, 0)
+    drawn = sweep._settings({"rate": (settings.Range("1e-4:1"),), "std": (0.5,)}, 4000, 0)
     logs = np.log10([setting["rate"] for setting in drawn])
     assert scipy.stats.kstest(logs, scipy.stats.uniform(-4, 4).cdf).pvalue > 0.01
     assert {setting["std"] for setting in drawn} == {0.5}
@@ -189,13 +189,13 @@ def test_train_in_another_dtype(dtype, tmp_path):
 
 def test_balanced_class_weights_are_scikit_learns():
     labels = np.array([0, 0, 0, 1, 2, 2])
-    weights = problem._class_weights(["balanced"], labels, 4)
+    weights = problem._class_weights(("balanced",), labels, 4)
     np.testing.assert_allclose(
         weights[:3] * 4 / 3, compute_class_weight("balanced", classes=np.arange(3), y=labels)
     )
     assert weights[3] == 0  # of a class that no example has
     _, (_, t) = datasets.load("digits")
-    np.testing.assert_array_equal(problem._class_weights(["2"] * 10, t, 10), 2)
+    np.testing.assert_array_equal(problem._class_weights(("2",) * 10, t, 10), 2)
 
 
 def test_a_sweep_that_was_killed_resumes_to_the_same_bits(tmp_path, capsys):

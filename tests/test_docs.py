@@ -18,7 +18,7 @@ import pytest
 
 import jaxnet
 import reference_numpy
-from jaxnet import cli
+from jaxnet.cli import parser as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/*.md"))]
@@ -59,11 +59,11 @@ def test_every_public_name_has_its_place_in_the_api(site):
 
 def test_every_option_of_every_command_is_on_its_page(site):
     page = re.sub(r"<[^>]*>", "", (site[0] / "cli.html").read_text())
-    (commands,) = (action for action in cli._parser()._actions if hasattr(action, "add_parser"))
+    (commands,) = (action for action in cli.parser()._actions if hasattr(action, "add_parser"))
     assert commands.choices
-    for name, parser in commands.choices.items():
+    for name, command in commands.choices.items():
         section = page[page.index(f"\njaxnet {name}¶") :].partition("\njaxnet ")
-        for option in parser._option_string_actions:
+        for option in command._option_string_actions:
             assert option in section[0] + section[2].partition("¶\n")[2], (name, option)
 
 
@@ -77,7 +77,7 @@ def test_commands_exist(path):
     for line in filter(str.strip, lines):
         program, *words = shlex.split(line, comments=True)
         if program == "jaxnet":
-            assert cli._parser().parse_args(words)
+            assert cli.parser().parse_args(words)
         elif program == "make":
             assert set(word for word in words if "=" not in word) <= {*targets}, line
         elif "pytest" in line:

@@ -1,26 +1,15 @@
 """The command line of jaxnet: one file a command, which is loaded once its options are read."""
 
-import argparse
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, redirect_stdout
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import jaxnet
-from jaxnet.cli import signals
-from jaxnet.cli.options import COMMANDS, Formatter, Parser
-
-_DESCRIPTION = """\
-Small networks with gradients you can trust.
-
-  jaxnet train --data digits    1,797 handwritten digits, a few seconds, nothing to download
-
-Exit codes: 0 done, 1 a check failed, 2 an error, 3 inconclusive, 130 Ctrl-C, 143 SIGTERM.
-JAXNET_DATA_DIR names a folder that holds mnist/ and fashion-mnist/, which are downloaded else."""
+from jaxnet.cli import parser, signals
+from jaxnet.cli.settings import Computed
 
 
 def entry() -> NoReturn:
@@ -40,25 +29,27 @@ def entry() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C) or 143 (SIGTERM)."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    started = time.perf_counter()
-    options = _parser().parse_args(argv)
+    command, given = parser.parse(sys.argv[1:] if argv is None else argv)
     with signals.handled() as came:
-        code = _run(options, argv, started)
+        code = _run(command, given)
         return 143 if code == 130 and signal.SIGTERM in came else code
 
 
-def _run(options: argparse.Namespace, argv: list[str], started: float) -> int:
+def _run(command: str, given: dict[str, Any]) -> int:
     expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError
     try:
-        if getattr(options, "resume", False):
-            options = _resumed(options, argv)
-        _check_device()
-        options.started = started
-        with ExitStack() as silent:
+        options = parser.complete(command, given)
+        if getattr(options, "print_config", False):
+            print(parser.as_toml(command, options))
+            return 0
+        with ExitStack() as context:
+            if isinstance(options, Computed) and options.data_dir is not None:
+                os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
+            x64 = getattr(options, "dtype", None) == "float64"
+            context.enter_context(_computing_on(getattr(options, "device", None), x64=x64))
             if getattr(options, "quiet", False):
-                silent.enter_context(redirect_stdout(silent.enter_context(open(os.devnull, "w"))))
-            code: int = import_module(f"{__name__}.{options.command}").run(options)
+                context.enter_context(redirect_stdout(context.enter_context(open(os.devnull, "w"))))
+            code: int = import_module(f"{__name__}.{command}").run(options)
         return code
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,60 +57,28 @@ def _run(options: argparse.Namespace, argv: list[str], started: float) -> int:
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
-    except (*expected, _jax_error()) as error:
-        print(f"jaxnet {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        if not isinstance(error, expected) and type(error).__name__ != "JaxRuntimeError":
+            raise
+        print(f"jaxnet {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
-def _jax_error() -> type[Exception]:
+def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[object]:
+    """Return a context in which JAX computes on this device; ValueError, with JAX's reason, without one."""
     import jax
 
-    error: type[Exception] = jax.errors.JaxRuntimeError
-    return error
-
-
-def _check_device() -> None:
-    import jax
-
+    platform, _, index = (name or "").partition(":")
     try:
-        jax.devices()
+        if platform == "cpu":  # before JAX takes the memory of a GPU
+            jax.config.update("jax_platforms", platform)
+        found = [device for device in jax.devices(platform or None) if index in ("", str(device.id))]
     except (AssertionError, RuntimeError) as error:  # the one for an absent CUDA, the other for the rest
         reason = str(error) or f"none of {jax.config.values['jax_platforms']}"
         raise ValueError(f"JAX finds no usable device: {reason}") from None
-
-
-def _resumed(options: argparse.Namespace, argv: list[str]) -> argparse.Namespace:
-    """Return the options of the run to resume, checked as the command line's, which come after them."""
-    from jaxnet.cli import run_folder
-
-    known = set(vars(_parser().parse_args([options.command])))
-    path, saved = run_folder.saved_arguments(options, known)
-    try:
-        _parser(_Saved).parse_args([options.command, *saved])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return _parser().parse_args([options.command, *saved, *argv[1:]])
-
-
-class _Saved(Parser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def _parser(kind: type[Parser] = Parser) -> Parser:
-    parser = kind(prog="jaxnet", description=_DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
-    parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=command.help,
-            description=command.help,
-            epilog="\n  ".join(
-                ["examples:", *(f"jaxnet {name} {line}".strip() for line in command.examples)]
-            ),
-            allow_abbrev=False,
-            formatter_class=Formatter,
-        )
-        command.add_options(sub.add_argument)
-    return parser
+    if not found:
+        raise ValueError(f"--device must be one of {', '.join(map(str, jax.devices(platform)))}, got {name}")
+    context = ExitStack()
+    context.enter_context(jax.enable_x64(x64))
+    context.enter_context(jax.default_device(found[0] if name else None))
+    return context

@@ -1,6 +1,5 @@
 """The command `jaxnet check`."""
 
-import argparse
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -17,28 +16,29 @@ import numpy as np
 from jaxnet import network
 from jaxnet.activations import softmax
 from jaxnet.cli.problem import load
+from jaxnet.cli.settings import Check
 from jaxnet.gradcheck import GradientReport, check_gradients
 from jaxnet.losses import cross_entropy_error
 
 _CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Check) -> int:
     """Print the report; return 0 where it passes, 1 where it fails, 3 where it is inconclusive."""
     if options.target is not None:
         report, reason = _check_own(options.target), ""
     elif options.published_softmax:
         report, reason = _check_published(options)
     else:
-        chosen = {"activation": options.activation}
-        candidates = {"backprop": partial(network.backprop, **chosen)}
-        report = check_gradients(partial(network.loss, **chosen), *_network(options), candidates=candidates)
+        candidates = {"backprop": partial(network.backprop, activation=options.activation)}
+        loss = partial(network.loss, activation=options.activation)
+        report = check_gradients(loss, *_network(options), candidates=candidates)
         reason = ""
     print(report, reason, sep="")
     return _CODES[report.verdict]
 
 
-def _network(options: argparse.Namespace) -> tuple[network.Params, np.ndarray, np.ndarray]:
+def _network(options: Check) -> tuple[network.Params, np.ndarray, np.ndarray]:
     """Return float64 parameters and a batch of real examples."""
     ((x, t), _), classes = load(options.data)
     rows = np.random.default_rng(options.seed).permutation(len(x))[: options.batch_size]
@@ -52,7 +52,7 @@ def _network(options: argparse.Namespace) -> tuple[network.Params, np.ndarray, n
     )
 
 
-def _check_published(options: argparse.Namespace) -> tuple[GradientReport, str]:
+def _check_published(options: Check) -> tuple[GradientReport, str]:
     """Return the report, and why it fails."""
     params, x, t = _network(options)
     logits = partial(network.logits, activation=options.activation)

@@ -1,6 +1,5 @@
 """The command `jaxnet evaluate`."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import numpy as np
 
 from jaxnet import datasets, losses, metrics
 from jaxnet.cli import run_folder
+from jaxnet.cli.settings import Evaluate
 from jaxnet.cli.table import aligned, rounded
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Evaluate) -> int:
     """Print the evaluation, or JSON; return 0."""
     found = evaluate(options.folder, options.data, options.part, options.target)
     print(json.dumps(found, indent=2) if options.json else _text(found))

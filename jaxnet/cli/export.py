@@ -1,13 +1,13 @@
 """The command `jaxnet export`."""
 
-import argparse
 from pathlib import Path
 
 from jaxnet import checkpoints
 from jaxnet.cli import run_folder
+from jaxnet.cli.settings import Export
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Export) -> int:
     """Write the network of a run for other programs, and say how to load it; return 0."""
     path = options.out or options.folder / f"model.{options.format}"
     print(export(options.folder, options.format, path))

@@ -1,7 +1,5 @@
 """The command `jaxnet parity`."""
 
-import argparse
-
 import jax
 import numpy as np
 import optax
@@ -9,13 +7,14 @@ import optax
 from jaxnet import network, training
 from jaxnet.cli import signals
 from jaxnet.cli.problem import load
+from jaxnet.cli.settings import Parity
 
 _PARITY_TOLERANCE = 1e-10
 _PARITY_EVERY = 100  # steps
 _PARITY_LIMIT = 10**8  # steps × batch size
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Parity) -> int:
     """Train both, print the largest differences; return the exit code."""
     # The one place where jaxnet meets the reference, with which it shares no code.
     import reference_numpy
@@ -32,9 +31,7 @@ def run(options: argparse.Namespace) -> int:
         training.draw_batches(batch_key, 0, options.steps, options.batch_size, len(x), "replacement")
     )
     with jax.enable_x64(True):
-        params = network.init(
-            init_key, sizes, weight_std=getattr(options, "weight_std", 0.01), dtype=np.float64
-        )
+        params = network.init(init_key, sizes, weight_std=options.weight_std, dtype=np.float64)
     reference = reference_numpy.TwoLayerNet(
         *sizes, softmax=reference_numpy.softmax_by_row, sigmoid=reference_numpy.sigmoid_stable
     )

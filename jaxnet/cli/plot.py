@@ -1,6 +1,5 @@
 """The command `jaxnet plot`."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from jaxnet import checkpoints, metrics, plots
 from jaxnet.cli import run_folder
 from jaxnet.cli.evaluate import examples
+from jaxnet.cli.settings import Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MISTAKES, _COLUMNS = 40, 10
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Plot) -> int:
     """Write the pictures, and say where; return 0."""
     single = options.folders[0] if len(options.folders) == 1 else None
     out = options.out or single or Path()

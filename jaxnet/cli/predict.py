@@ -1,6 +1,5 @@
 """The command `jaxnet predict`."""
 
-import argparse
 import io
 import json
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxnet import _images, datasets
 from jaxnet.cli import run_folder
+from jaxnet.cli.settings import Predict
 from jaxnet.cli.table import aligned
 
 # Pixels of the longer side of what is drawn, in the square of each dataset.
@@ -26,7 +26,7 @@ class Given(NamedTuple):
     """[rows, columns], [rows, columns, 3] or [inputs]."""
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Predict) -> int:
     """Print what the network sees, or JSON; return 0."""
     found = predict(options.folder, options.images, options.prepare)
     print(json.dumps(found, indent=2) if options.json else _text(found))

@@ -1,7 +1,7 @@
 """What `jaxnet train` and `jaxnet sweep` have in common: dataset, network, loss, metrics and optimizer."""
 
-import argparse
 import platform
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -13,10 +13,11 @@ import numpy as np
 import optax
 
 from jaxnet import datasets, metrics, network, optimizers, training
-from jaxnet.cli import options as parsers
+from jaxnet.cli.settings import Training, not_negative
 
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
-_OPTIONAL = ("learning_rate", "momentum", "weight_decay")  # of the optimizer; by default its own
+# Told by what they lead to: the sizes, the metrics by name, the values of a run or of each setting.
+_RESOLVED = ("hidden", "metrics", "learning_rate", "weight_std", "samples", "max_networks")
 
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -37,12 +38,12 @@ class Problem(NamedTuple):
     """What `config.json` says of all this."""
 
 
-def read(options: argparse.Namespace) -> Problem:
+def read(options: Training) -> Problem:
     """Load the dataset and make the problem; ValueError where the options do not fit it."""
-    task: datasets.Task = getattr(options, "task", "classification")
-    train, test = datasets.load(options.data, task=task, target=getattr(options, "target", None))
+    task = options.task or "classification"
+    train, test = datasets.load(options.data, task=task, target=options.target)
     parts = {"train": train, "test": test}
-    if hasattr(options, "validation"):
+    if options.validation is not None:
         train, validation = datasets.split(train, options.validation, options.seed)
         parts = {"train": train, "validation": validation, "test": test}
     dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
@@ -50,31 +51,24 @@ def read(options: argparse.Namespace) -> Problem:
     return make(options, parts, {"activation": options.activation, "dtype": dtype})
 
 
-def _classification(options: argparse.Namespace, parts: Parts, chosen: dict[str, Any]) -> Problem:
+def _classification(options: Training, parts: Parts, chosen: dict[str, Any]) -> Problem:
     classes = int(max(parts[name][1].max() for name in ("train", "test"))) + 1
-    weights = _class_weights(getattr(options, "class_weights", None), parts["train"][1], classes)
+    weights = _class_weights(options.class_weights, parts["train"][1], classes)
     loss = partial(network.loss, **chosen, class_weight=weights)
     own = {"accuracy": partial(network.accuracy, **chosen), "loss": loss}
     names = sorted({"accuracy", *options.metrics})  # of accuracy are the lines, the plot and the summary
     known = own | metrics.of(partial(network.predict, **chosen), *(name for name in names if name not in own))
     saved = {
         "input_scale": datasets.input_scale(options.data),
-        "class_names": datasets.class_names(options.data, target=getattr(options, "target", None)),
+        "class_names": datasets.class_names(options.data, target=options.target),
     }
-    return _problem(
-        options,
-        parts,
-        classes,
-        loss,
-        {name: known[name] for name in names},
-        ("accuracy",),
-        lambda params: {"params": params} | saved,
-    )
+    evaluated = {name: known[name] for name in names}
+    return _problem(options, parts, classes, loss, evaluated, ("accuracy",), lambda p: {"params": p} | saved)
 
 
-def _regression(options: argparse.Namespace, parts: Parts, chosen: dict[str, Any]) -> Problem:
+def _regression(options: Training, parts: Parts, chosen: dict[str, Any]) -> Problem:
     """Return a problem of standardised inputs and targets; metrics and export are in their own units."""
-    if getattr(options, "class_weights", None) is not None or set(options.metrics) - {"accuracy", "loss"}:
+    if options.class_weights is not None or set(options.metrics) - {"accuracy", "loss"}:
         raise ValueError("--class-weights and --metrics are of classes, got them with --task regression")
     x, t = (array.astype(np.float64) for array in parts["train"])
     if t.ndim != 1:
@@ -103,7 +97,7 @@ def _regression(options: argparse.Namespace, parts: Parts, chosen: dict[str, Any
 
 
 def _problem(
-    options: argparse.Namespace,
+    options: Training,
     parts: Parts,
     outputs: int,
     loss: Any,
@@ -114,42 +108,30 @@ def _problem(
     train, test = parts["train"], parts["test"]
     sizes = (train[0].shape[1], *options.hidden, outputs)
     packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
-    optional = ("momentum", "weight_decay", "warmup_steps", "validation", "class_weights", "eval_every")
     settings = {
-        "data": options.data,
+        **{name: value for name, value in options.saved().items() if name not in _RESOLVED},
         "train_examples": len(train[0]),
         "test_examples": len(test[0]),
         "sizes": sizes,
-        "activation": options.activation,
-        "optimizer": options.optimizer,
-        "schedule": options.schedule,
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "sampling": options.sampling,
-        "seed": options.seed,
         "metrics": sorted(metrics),
-        "dtype": options.dtype,
-        **{name: getattr(options, name, None) for name in (*optional, "task", "target")},
-        "device": str(jax.devices()[0]),
+        "device": str(*jnp.zeros(()).devices()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
     return Problem(parts, sizes, loss, metrics, summary, export, settings)
 
 
-def init(
-    options: argparse.Namespace, sizes: tuple[int, ...], key: jax.Array, weight_std: float | None
-) -> Any:
+def init(options: Training, sizes: tuple[int, ...], key: jax.Array, weight_std: float | None) -> Any:
     """Return the network's first parameters."""
     dtype = np.float64 if options.dtype == "float64" else np.float32
     return network.init(key, sizes, weight_std=weight_std, dtype=dtype)
 
 
-def default_weight_std(options: argparse.Namespace) -> float | None:
+def default_weight_std(options: Training) -> float | None:
     """Return the source's, with which deeper networks do not learn, or None: of each layer's own."""
     return 0.01 if len(options.hidden) == 1 else None
 
 
-def optimizer(options: argparse.Namespace, **values: Any) -> optax.GradientTransformation:
+def optimizer(options: Training, **values: Any) -> optax.GradientTransformation:
     """Return the optimizer, with values of its hyperparameters."""
     if "momentum" in values and options.optimizer not in ("momentum", "nesterov"):
         raise ValueError(f"--momentum is of momentum and nesterov, got it with {options.optimizer}")
@@ -157,25 +139,19 @@ def optimizer(options: argparse.Namespace, **values: Any) -> optax.GradientTrans
         options.optimizer,
         schedule=options.schedule,
         steps=options.steps,
-        warmup_steps=getattr(options, "warmup_steps", None),
+        warmup_steps=options.warmup_steps,
         **values,
     )
 
 
-def hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the optimizer's hyperparameters that were given, and the learning rate in any case."""
-    found = {name: getattr(options, name) for name in _OPTIONAL if hasattr(options, name)}
-    return {"learning_rate": optimizers.LEARNING_RATES[options.optimizer]} | found
-
-
-def _class_weights(texts: list[str] | None, labels: np.ndarray, classes: int) -> np.ndarray | None:
+def _class_weights(texts: tuple[str, ...] | None, labels: np.ndarray, classes: int) -> np.ndarray | None:
     if texts is None:
         return None
-    if texts == ["balanced"]:
+    if texts == ("balanced",):
         return training.balanced_class_weight(labels, classes)
     try:
-        weights = np.array([parsers.not_negative(text) for text in texts])
-    except argparse.ArgumentTypeError:
+        weights = np.array([not_negative(text) for text in texts])
+    except ArgumentTypeError:
         weights = np.array([])
     if len(weights) != classes:
         raise ValueError(

@@ -1,6 +1,5 @@
 """The run folder of `jaxnet train` and `sweep`: whose it is, what it holds, whether that can be resumed."""
 
-import argparse
 import hashlib
 import io
 import itertools
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxnet import _tensors, checkpoints, datasets, network, plots
+from jaxnet.cli.settings import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,17 +40,16 @@ _FILES = (
     _CONFIG,
     _SUMMARY,
 )
-_OF_THIS_CALL = ("command", "resume", "overwrite", "out", "quiet", "no_plots", "started")
-# What may differ when a run is resumed; the dataset is known by its content, whatever its name.
-_FREE = ("data", "steps", "checkpoint_every", "options", "device", "versions")
+# What may differ when a run is resumed, beside options that may change.
+_FREE = ("options", "device", "versions")
 
 
-def path(options: argparse.Namespace) -> Path:
+def path(options: Training) -> Path:
     """Return the run folder, made and seen to be jaxnet's to write into before anything is computed."""
     _tensors.require()
     if not options.no_plots:
         plots.require()
-    folder: Path | None = getattr(options, "out", None)
+    folder = options.out
     try:
         if folder is None:
             folder = _new(Path("runs") / f"{Path(options.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -110,9 +109,9 @@ def trained(folder: Path) -> Trained:
     return Trained(saved, config, model, is_regression, names)
 
 
-def saved_arguments(options: argparse.Namespace, known: set[str]) -> tuple[Path, list[str]]:
-    """Return where the run to resume says its options, and those as arguments; known: which there must be."""
-    if not hasattr(options, "out"):
+def saved_options(options: Training) -> tuple[Path, dict[str, Any]]:
+    """Return where the run to resume says its options, and those."""
+    if options.out is None:
         raise ValueError("--resume needs the run's folder: expected --out FOLDER, got none")
     if options.overwrite:
         raise ValueError("expected --resume or --overwrite, got both")
@@ -124,22 +123,14 @@ def saved_arguments(options: argparse.Namespace, known: set[str]) -> tuple[Path,
     saved = read_config(options.out).get("options")
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: expected a JSON object under 'options', got {saved!r}")
-    if missing := sorted(known - set(_OF_THIS_CALL) - saved.keys()):
+    if missing := sorted(type(options)().saved().keys() - saved.keys()):
         raise ValueError(f"{path}: expected {missing[0]!r} among the options, got none")
-    arguments = []
-    for name, value in saved.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, list):
-            arguments += [flag, *map(str, value)]
-        elif value is not False:
-            arguments.append(flag if value is True else f"{flag}={value}")
-    return path, arguments
+    return path, saved
 
 
-def configuration(options: argparse.Namespace, split: datasets.Split, **settings: Any) -> dict[str, Any]:
+def configuration(options: Training, split: datasets.Split, **settings: Any) -> dict[str, Any]:
     """Return what `config.json` holds: the settings, the dataset, and the options that led to them."""
-    given = {name: value for name, value in vars(options).items() if name not in _OF_THIS_CALL}
-    content = {"data_sha256": fingerprint(split)} | settings | {"options": given}
+    content = {"data_sha256": fingerprint(split)} | settings | {"options": options.saved()}
     plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return plain
 
@@ -153,7 +144,7 @@ def fingerprint(split: datasets.Split) -> str:
     return digest.hexdigest()
 
 
-def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -> Callable[..., None]:
+def begin(folder: Path, options: Training, expected: dict[str, Any]) -> Callable[..., None]:
     """Make room for a run in a folder that is locked; give back what is to be called at its end.
 
     Refuses a folder that holds another run, listing the differences if it is to be resumed. With --overwrite
@@ -161,7 +152,7 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
     show, and is removed once the new one is whole.
     """
     if options.resume:
-        _check_same(folder, expected)
+        _check_same(folder, options, expected)
         if (folder / _SUMMARY).exists() and not checkpoints.steps(folder):
             raise ValueError(
                 f"{folder} holds a run that ended, without checkpoints: expected one to go on from"
@@ -181,15 +172,22 @@ def begin(folder: Path, options: argparse.Namespace, expected: dict[str, Any]) -
     return partial(_end, folder)
 
 
+def tell_resumed(folder: Path, options: Training, done: int) -> None:
+    """Say after how many steps a run goes on, if it is to."""
+    if options.resume and not options.quiet:
+        at = f"resumed after {done} steps" if done else "nothing to resume"
+        print(f"{folder}: {at}", file=sys.stderr)
+
+
 def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
     if kind is not None and {path.name for path in _written(folder)} <= {_CONFIG, _HISTORY}:
         _move(folder)
         _move(folder / _PREVIOUS, folder)
 
 
-def _check_same(folder: Path, expected: dict[str, Any]) -> None:
+def _check_same(folder: Path, options: Training, expected: dict[str, Any]) -> None:
     saved = read_config(folder)
-    free = set(_FREE)
+    free = {*_FREE, *(field.name for field, option in options.options() if option.may_change)}
     if saved.get("schedule", "constant") != "constant":
         free.remove("steps")  # the learning rates depend on how many there are
     differences = [
@@ -238,7 +236,7 @@ def write_config(folder: Path, content: dict[str, Any]) -> None:
     _write_json(folder / _CONFIG, content)
 
 
-def write_params(folder: Path, options: argparse.Namespace, exported: dict[str, Any]) -> None:
+def write_params(folder: Path, options: Training, exported: dict[str, Any]) -> None:
     """Write `params.safetensors`, with what is needed to use them."""
     checkpoints.save_params(folder / "params.safetensors", activation=options.activation, **exported)
 

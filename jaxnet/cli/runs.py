@@ -1,12 +1,12 @@
 """The command `jaxnet runs`."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxnet.cli.run_folder import read_config
+from jaxnet.cli.settings import Runs
 from jaxnet.cli.table import aligned, rounded
 
 _ALWAYS = ("data", "sizes", "optimizer", "learning_rate")
@@ -14,7 +14,7 @@ _ALWAYS = ("data", "sizes", "optimizer", "learning_rate")
 _LEFT_OUT = ("options", "versions", "data_sha256", "train_examples", "test_examples", "metrics", "settings")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Runs) -> int:
     """Print the table, or JSON; return 0."""
     found = runs(options.folders)
     if options.json:
@@ -50,14 +50,8 @@ def _table(found: list[dict[str, Any]]) -> str:
     for one in found:
         settings, summary = one["settings"], one["summary"] or {}
         steps = summary.get("steps", settings.get("steps"))
-        rows.append(
-            [
-                one["run"],
-                *(_cell(settings.get(name)) for name in told),
-                _cell(steps),
-                *_result(one["summary"]),
-            ]
-        )
+        cells = [_cell(settings.get(name)) for name in told]
+        rows.append([one["run"], *cells, _cell(steps), *_result(one["summary"])])
     return aligned(rows, left=1)
 
 

@@ -1,9 +1,8 @@
 """The command `jaxnet sweep`."""
 
-import argparse
 import csv
 import itertools
-import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,28 +14,22 @@ import numpy as np
 
 from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder, signals, table
-from jaxnet.cli.options import Range
+from jaxnet.cli.settings import Range, Sweep
 
 _MAX_BANDS = 8
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Sweep) -> int:
     """Train all, write the run folder, print the table; return the exit code."""
-    with jax.enable_x64(options.dtype == "float64"):
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
     clock = table.Clock(options.started)
     task = problem.read(options)
-    varied = {"weight_std": [problem.default_weight_std(options)], **problem.hyperparameters(options)}
-    varied |= {"weight_std": options.weight_std} if hasattr(options, "weight_std") else {}
-    grid = {name: values if isinstance(values, list) else [values] for name, values in varied.items()}
+    varied = {"weight_std": options.weight_std or problem.default_weight_std(options), **options.rates()}
+    grid = {name: values if isinstance(values, tuple) else (values,) for name, values in varied.items()}
     for name, given in grid.items():
         if len(set(given)) < len(given) and not options.resume:  # one of yesterday may have them
             flag, got = name.replace("_", "-"), " ".join(map(str, given))
             raise ValueError(f"--{flag}: expected different values, got {got}")
-    settings = _settings(grid, getattr(options, "samples", None), options.seed)
+    settings = _settings(grid, options.samples, options.seed)
     hyperparameters = [name for name in grid if name != "weight_std"]
     for setting in settings:  # what is wrong with one of them is said before anything is computed
         problem.optimizer(options, **{name: float(setting[name]) for name in hyperparameters})
@@ -49,9 +42,7 @@ def _run(options: argparse.Namespace) -> int:
     every = options.checkpoint_every
     with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every) as saver:
         split = task.parts["train"], task.parts["test"]
-        extra = {"seeds": options.seeds, "share_batches": options.share_batches, "settings": settings}
-        extra["checkpoint_every"] = every
-        configuration = run_folder.configuration(options, split, **task.settings | extra)
+        configuration = run_folder.configuration(options, split, **task.settings, settings=settings)
         ending.push(run_folder.begin(folder, options, configuration))
         run_folder.write_config(folder, configuration)
 
@@ -65,14 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         values = {name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters}
         key = keys[options.seed][1] if options.share_batches else jnp.stack([keys[s][1] for _, s in networks])
         resume = saver.restore(training.init_states(params, optimizer, values, key))
-        if options.resume:
-            at = (
-                "nothing to resume"
-                if resume is None
-                else f"resumed after {resume.history.loss.shape[1]} steps"
-            )
-            if not options.quiet:
-                print(f"{folder}: {at}", file=sys.stderr)
+        run_folder.tell_resumed(folder, options, 0 if resume is None else resume.history.loss.shape[1])
         before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
         clock.lap("loading")
         result = training.fit_many(
@@ -88,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
             key=key,
             sampling=options.sampling,
             metrics=task.metrics,
-            eval_every=getattr(options, "eval_every", None),
+            eval_every=options.eval_every,
             max_networks=options.max_networks,
             callbacks=[saver, signals.heed],
             stretch=every,
@@ -102,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-def _settings(grid: dict[str, list[Any]], samples: int | None, seed: int) -> list[dict[str, Any]]:
+def _settings(grid: dict[str, tuple[Any, ...]], samples: int | None, seed: int) -> list[dict[str, Any]]:
     """Return every combination of the values, or where there are ranges as many drawn ones as samples."""
     ranges = [name for name, values in grid.items() if any(isinstance(value, Range) for value in values)]
     if (samples is None) != (not ranges):
@@ -112,7 +96,7 @@ def _settings(grid: dict[str, list[Any]], samples: int | None, seed: int) -> lis
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     rng = np.random.default_rng(seed)
 
-    def draw(values: list[Any]) -> Any:
+    def draw(values: tuple[Any, ...]) -> Any:
         value = values[rng.integers(len(values))]
         return float(np.exp(rng.uniform(*np.log(value.ends)))) if isinstance(value, Range) else value
 
@@ -121,7 +105,7 @@ def _settings(grid: dict[str, list[Any]], samples: int | None, seed: int) -> lis
 
 def _write(
     folder: Path,
-    options: argparse.Namespace,
+    options: Sweep,
     task: problem.Problem,
     settings: list[dict[str, Any]],
     networks: list[tuple[dict[str, Any], int]],
@@ -132,9 +116,9 @@ def _write(
     seeds = options.seeds
     judge = "validation" if "validation" in task.parts else "test"
     headline = task.summary[0]
-    final = {part: _final_scores(task, result, part) for part in {judge, "test"}}
-    varying = [name for name in settings[0] if len({setting[name] for setting in settings}) > 1]
-    varying = varying or ["learning_rate"]
+    final = {part: _final_scores(task, result, part) for part in dict.fromkeys((judge, "test"))}
+    values = {name: {setting[name] for setting in settings} for name in settings[0]}
+    varying = [name for name in values if len(values[name]) > 1] or ["learning_rate"]
     rows = _table(settings, seeds, headline, final, result.diverged)
     rows = sorted(rows, key=lambda row: (row["diverged"], -(row[f"{judge}_{headline}_mean"] or 0)))
     _write_networks(folder / "networks.csv", networks, result, headline, final)
@@ -144,7 +128,10 @@ def _write(
         run_folder.write_params(folder, options, task.export(params))
     curves = getattr(result.history, judge)[headline].reshape(len(settings), seeds, -1)
     epochs = result.history.eval_step * options.batch_size / len(task.parts["train"][0])
-    bands = {_label(row, varying): curves[row["setting"]] for row in rows[:_MAX_BANDS]}
+    bands = {
+        ", ".join(f"{name.replace('_', ' ')} {row[name]:g}" for name in varying): curves[row["setting"]]
+        for row in rows[:_MAX_BANDS]
+    }
     shown = {"r2": "R²"}.get(headline, headline)
     ylabel = f"{judge} {shown}, mean ± std of {seeds} seeds"
     summary = {
@@ -161,7 +148,7 @@ def _write(
         picture = folder / f"{headline}.png"
         run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
         clock.lap("plots")
-    _print_table(rows, varying, headline, judge, final, seeds)
+    print(_text(rows, varying, headline, final.keys(), seeds))
     print(
         f"{len(networks)} networks{' (interrupted)' if result.interrupted else ''}: "
         f"{summary['network_steps_per_second']:,.0f} network-steps/s in training; {clock}\n"
@@ -199,36 +186,17 @@ def _table(
     return rows
 
 
-def _print_table(
-    rows: list[dict[str, Any]],
-    varying: list[str],
-    headline: str,
-    judge: str,
-    final: dict[str, np.ndarray],
-    seeds: int,
-) -> None:
-    parts = [judge, *(part for part in final if part != judge)]
-    header = [
-        "rank",
-        *(name.replace("_", "-") for name in varying),
-        *(f"{part} {headline}" for part in parts),
-    ]
-    lines = [[*header, "diverged"]]
+def _text(
+    rows: list[dict[str, Any]], varying: list[str], headline: str, parts: Iterable[str], seeds: int
+) -> str:
+    told = [name.replace("_", "-") for name in varying]
+    lines = [["rank", *told, *(f"{part} {headline}" for part in parts), "diverged"]]
     for rank, row in enumerate(rows, 1):
-        scores = [
-            f"{row[f'{part}_{headline}_mean']:.4f} ± {row[f'{part}_{headline}_std']:.4f}"
-            if row[f"{part}_{headline}_mean"] is not None
-            else "-"
-            for part in parts
-        ]
-        lines.append(
-            [str(rank), *(f"{row[name]:g}" for name in varying), *scores, f"{row['diverged']} of {seeds}"]
-        )
-    print(table.aligned(lines))
-
-
-def _label(row: dict[str, Any], varying: list[str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {row[name]:g}" for name in varying)
+        scores = [[row[f"{part}_{headline}_{of}"] for of in ("mean", "std")] for part in parts]
+        shown = ["-" if mean is None else f"{mean:.4f} ± {std:.4f}" for mean, std in scores]
+        values = [f"{row[name]:g}" for name in varying]
+        lines.append([str(rank), *values, *shown, f"{row['diverged']} of {seeds}"])
+    return table.aligned(lines)
 
 
 def _write_networks(
@@ -238,13 +206,8 @@ def _write_networks(
     headline: str,
     final: dict[str, np.ndarray],
 ) -> None:
+    header = [*networks[0][0], "seed", "steps", "diverged", *(f"{part}_{headline}" for part in final)]
+    ends = zip(result.state.step.tolist(), result.diverged.tolist(), *final.values(), strict=True)
+    rows = ([*setting.values(), seed, *end] for (setting, seed), end in zip(networks, ends, strict=True))
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [*networks[0][0], "seed", "steps", "diverged", *(f"{part}_{headline}" for part in final)]
-        )
-        for index, (setting, seed) in enumerate(networks):
-            outcome = int(result.state.step[index]), bool(result.diverged[index])
-            writer.writerow(
-                [*setting.values(), seed, *outcome, *(values[index] for values in final.values())]
-            )
+        csv.writer(file).writerows([header, *rows])

@@ -1,10 +1,10 @@
 """The command `jaxnet train`."""
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,39 +12,29 @@ import numpy as np
 
 from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder, signals, table
+from jaxnet.cli.settings import Train
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Train) -> int:
     """Train, write the run folder, print the summary; return the exit code."""
-    with jax.enable_x64(options.dtype == "float64"):
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
     stopping = None
-    if hasattr(options, "patience"):
-        if not hasattr(options, "validation"):
+    if options.patience is not None:
+        if options.validation is None:
             raise ValueError(
                 "--patience watches the loss on held-out examples: expected --validation, got none"
             )
         stopping = training.EarlyStopping(patience=options.patience)
-        options.metrics = ["accuracy", "loss"]
+        options = replace(options, metrics=("accuracy", "loss"))
     clock = table.Clock(options.started)
     task = problem.read(options)
     (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
-    hyperparameters, headline = problem.hyperparameters(options), task.summary[0]
-    weight_std = getattr(options, "weight_std", problem.default_weight_std(options))
+    hyperparameters, headline = options.rates(), task.summary[0]
+    weight_std = problem.default_weight_std(options) if options.weight_std is None else options.weight_std
     optimizer = problem.optimizer(options, **hyperparameters)
     folder = run_folder.path(options)
     every = options.checkpoint_every
-    configuration = run_folder.configuration(
-        options,
-        (train, test),
-        **task.settings | hyperparameters,
-        weight_std=weight_std,
-        patience=getattr(options, "patience", None),
-        checkpoint_every=every,
-    )
+    settings = {**task.settings, **hyperparameters, "weight_std": weight_std}
+    configuration = run_folder.configuration(options, (train, test), **settings)
 
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     failure: training.NonFiniteError | None = None
@@ -53,15 +43,12 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every, best=best) as saver:
         ending.push(run_folder.begin(folder, options, configuration))
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
-        if options.resume:
-            done = 0 if resume is None else int(resume.state.step)
-            if options.steps < done:
-                raise ValueError(
-                    f"{folder} has done {done} steps: expected --steps {done} or more, got {options.steps}"
-                )
-            at = f"resumed after {done} steps" if done else "nothing to resume"
-            if not options.quiet:
-                print(f"{folder}: {at}", file=sys.stderr)
+        done = 0 if resume is None else int(resume.state.step)
+        if options.steps < done:
+            raise ValueError(
+                f"{folder} has done {done} steps: expected --steps {done} or more, got {options.steps}"
+            )
+        run_folder.tell_resumed(folder, options, done)
         run_folder.write_config(folder, configuration)
         before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
         clock.lap("loading")
@@ -78,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
                 key=batch_key,
                 sampling=options.sampling,
                 metrics=task.metrics,
-                eval_every=getattr(options, "eval_every", None),
+                eval_every=options.eval_every,
                 early_stopping=stopping,
                 callbacks=[_table(options, task, len(train[0])), saver, signals.heed],
                 stretch=every,
@@ -123,9 +110,7 @@ def _run(options: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-def _table(
-    options: argparse.Namespace, task: problem.Problem, examples: int
-) -> Callable[[training.Stretch], None]:
+def _table(options: Train, task: problem.Problem, examples: int) -> Callable[[training.Stretch], None]:
     """Return a callback that prints a row for some forty of the evaluations, however many there are."""
     from tqdm import tqdm
 
@@ -134,7 +119,7 @@ def _table(
         sys.stdout.flush()
 
     headline = task.summary[0]
-    every = getattr(options, "eval_every", None) or max(examples // options.batch_size, 1)
+    every = options.eval_every or max(examples // options.batch_size, 1)
     told = table.told_every(-(-options.steps // every) + 1)
     columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in task.parts), "seconds"
     row = table.rows_of_a_run(columns, write)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ from jaxtyping import Float, Int, Key, Num, PRNGKeyArray, Shaped
 from jaxnet._names import BATCH_SIZE as BATCH_SIZE
 from jaxnet._names import LEARNING_RATE as LEARNING_RATE
 from jaxnet._names import STEPS as STEPS
+from jaxnet._names import Sampling as Sampling
 from jaxnet.sharding import Layout
 from jaxnet.training.turned import turned_products
 
 PyTree = Any
 Loss = Callable[..., Any]
 Metric = Callable[..., Any]
-Sampling = Literal["replacement", "shuffle"]
 AnyKey = Shaped[ArrayLike, "..."] | None  # of jax.random.key or PRNGKey, or a seed
 
 GRADIENT_NORM = "gradient_norm"
