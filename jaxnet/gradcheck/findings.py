@@ -89,10 +89,11 @@ def leaf_report(problem: Problem, known: list[Gradient], rounds: list[Round], le
     if len(found.elements) < problem.starts[-1]:
         largest = max(float(np.abs(found.estimate.value[here]).max(initial=0)), np.finfo(float).tiny)
         escape = max(r.lines[leaf].resolution for r in rounds)
+        what = f"under {escape:.1e} ({100 * escape / largest:.2g} % of the largest element seen)"
+        what = what if np.isfinite(escape) else "of any size, as f has kinks along these,"
         notes.append(
             f"{int((state >= 0).sum())} of {size} elements were looked at, and {DIRECTIONS} "
-            f"random directions: what could have escaped is an error under {escape:.1e} "
-            f"({100 * escape / largest:.2g} % of the largest element seen) in a single element"
+            f"random directions: what could have escaped is an error {what} in a single element"
         )
     code = 2 if failed else int(state.max(initial=0))
     exhaustive = len(found.elements) == problem.starts[-1]

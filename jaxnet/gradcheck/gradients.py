@@ -11,10 +11,10 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program, whole
-from jaxnet.gradcheck.interpret import bind, holds, loops_in_branch, walk
+from jaxnet.gradcheck.interpret import all_eqns, bind, holds, loops_in_branch, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
 from jaxnet.gradcheck.rounding import SEEDS, rounded
-from jaxnet.gradcheck.widen import hoisted, widen
+from jaxnet.gradcheck.widen import Wide, hoisted, widen
 
 _FORWARD = 2_048  # elements for which forward autodiff is run one by one
 _BESIDE = 4  # points near the real one, where a gradient is run to see its noise
@@ -136,9 +136,7 @@ def _measured(
         with jax.enable_x64(True):
             widened = widen(jaxpr)
             rounding = _rounding_of(problem, widened.jaxpr, lambda found, _: found, weighted=True)
-            epsilon = np.maximum(
-                epsilon, 0.0 if widened.narrow == () else float(jnp.finfo(widened.narrowest).eps)
-            )
+            epsilon = _epsilons(problem, dtypes, widened)
             if (epsilon > 1e-15).any():
                 wide = [
                     ravel(evaluated("wide", widened.jaxpr, [*wide_leaves(problem), *_wide(w)]), gradient=True)
@@ -206,8 +204,10 @@ def _wide(leaves: Sequence[Any]) -> Leaves:
     return [np.asarray(x).astype(complex if np.iscomplexobj(np.asarray(x)) else np.float64) for x in leaves]
 
 
-def _epsilons(problem: Problem, dtypes: Sequence[Any]) -> np.ndarray:
-    return np.repeat([float(jnp.finfo(dtype).eps) for dtype in dtypes], problem.sizes)
+def _epsilons(problem: Problem, dtypes: Sequence[Any], widened: Wide | None = None) -> np.ndarray:
+    """Return the epsilon of each element's type, or of the narrowest type that a function casts to."""
+    floor = float(jnp.finfo(widened.narrowest).eps) if widened is not None and widened.narrow else 0.0
+    return np.repeat([max(float(jnp.finfo(dtype).eps), floor) for dtype in dtypes], problem.sizes)
 
 
 def _line(problem: Problem, relative: Any) -> list[np.ndarray]:
@@ -238,15 +238,14 @@ def _forward(problem: Problem, jaxpr: ClosedJaxpr | None) -> Gradient:
     if problem.traced is None:
         return _forward_untraced(problem)
     jaxpr = jaxpr or _slope_jaxpr(problem)
+    epsilon = _epsilons(problem, [jnp.asarray(leaf).dtype for leaf in problem.leaves], problem.wide)
     if total > _FORWARD:
-        looked = np.zeros(total, bool)
-        return Gradient("forward", wide=[], looked=looked, epsilon=np.full(total, 2.0**-52))
+        return Gradient("forward", wide=[], looked=np.zeros(total, bool), epsilon=epsilon)
     everywhere, weights = np.arange(total), problem.weights[0]
     wide = [forward_elements(problem, everywhere, w, jaxpr) for w in problem.weights]
     line = _line(problem, 2.0**-50)
     beside = [forward_elements(problem, everywhere, weights, jaxpr, flat) for flat in line[1:]]
-
-    return Gradient("forward", wide=wide, noise=scatter([wide[0], *beside]), epsilon=np.full(total, 2.0**-52))
+    return Gradient("forward", wide=wide, noise=scatter([wide[0], *beside]), epsilon=epsilon)
 
 
 def _slope_jaxpr(problem: Problem) -> ClosedJaxpr:
@@ -262,7 +261,9 @@ def _slope_jaxpr(problem: Problem) -> ClosedJaxpr:
     leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
     weights = [jnp.asarray(w) for w in problem.weights[0]]
     jaxpr = hoisted(jax.make_jaxpr(slope)(leaves, leaves, weights))
-    if holds(jaxpr.jaxpr, "custom_lin"):  # which jax only says where it is run
+    if any(
+        eqn.primitive.name == "custom_lin" for eqn in all_eqns(jaxpr.jaxpr)
+    ):  # jax says it where it is run
         raise TypeError("can't apply forward-mode autodiff (jvp) to a custom_vjp function.")
     with jax.enable_x64(True):
         return widen(jaxpr).jaxpr
@@ -422,14 +423,12 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
         first, *points = [leaves_at(point) for point in (problem.leaves, *nearby(problem)[1:])]
     dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
     own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]
-    epsilon = _epsilons(problem, dtypes)
+    epsilon = _epsilons(problem, dtypes, widened)
     wide = rounding = None
     if widened is not None:
         rounding = _rounding_of(
             problem, widened.jaxpr, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
         )
-        if widened.narrow:
-            epsilon = np.maximum(epsilon, float(jnp.finfo(widened.narrowest).eps))
         if (epsilon > 1e-15).any():
             wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]
     beside = [ravel(weighted(point, problem.weights[0]), gradient=True) for point in points]

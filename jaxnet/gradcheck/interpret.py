@@ -1,6 +1,6 @@
 """The walk through a jaxpr, with a rule for each equation, and control flow rebuilt around other values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,12 +67,17 @@ def inside(eqn: Any) -> list[ClosedJaxpr]:
     return found
 
 
+def all_eqns(jaxpr: Any) -> Iterator[Any]:
+    """Yield all equations, also those inside of others."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in inside(eqn):
+            yield from all_eqns(inner.jaxpr)
+
+
 def holds(jaxpr: Any, part: str) -> bool:
     """Return whether any operation in a jaxpr, or inside of one, has a name with such a part."""
-    return any(
-        part in eqn.primitive.name or any(holds(inner.jaxpr, part) for inner in inside(eqn))
-        for eqn in jaxpr.eqns
-    )
+    return any(part in eqn.primitive.name for eqn in all_eqns(jaxpr))
 
 
 def loops_in_branch(jaxpr: Any) -> bool:

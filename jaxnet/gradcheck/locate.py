@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun
 
-from jaxnet.gradcheck.interpret import still_going
+from jaxnet.gradcheck.interpret import all_eqns, still_going
 from jaxnet.gradcheck.operations import (
     CUSTOM,
     FLAT,
@@ -26,7 +26,6 @@ from jaxnet.gradcheck.operations import (
     Op,
     Trace,
     Values,
-    all_eqns,
     doubled,
     finite,
     flatten,

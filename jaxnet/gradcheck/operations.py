@@ -1,7 +1,7 @@
 """A function without calls, and what its reverse mode gives to each operation's rule and gets from it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from jaxnet.gradcheck.interpret import bind, inside, literal
+from jaxnet.gradcheck.interpret import bind, literal
 
 Values = list[Any]
 Slot = int  # a value of a function without calls
@@ -52,8 +52,14 @@ class Flat(NamedTuple):
     """Literals and constants."""
 
     def wanted(self, op: Op) -> list[int]:
-        """Return the places of an operation's inputs that a cotangent goes to."""
-        return [k for k, s in enumerate(op.ins) if self.levels[s] and inexact(op.eqn.invars[k].aval)]
+        """Return the places of an operation's inputs that a cotangent goes to.
+
+        Of a solve also the right-hand side, if it is fixed: its rule is compared there.
+        """
+        solves = op.name == "custom_linear_solve" and any(self.levels[s] for s in op.ins)
+        first = sum(op.eqn.params["const_lengths"]) if solves else len(op.ins)
+        pairs = enumerate(zip(op.ins, op.eqn.invars, strict=True))
+        return [k for k, (s, atom) in pairs if (self.levels[s] or k >= first) and inexact(atom.aval)]
 
     def plainly(self, op: Op) -> bool:
         """Return whether jax differentiates an operation at all."""
@@ -264,11 +270,3 @@ def pulled_back(
         return [found[k] for k in cts]
 
     return list(jax.vjp(results, *(ins[k] for k in wanted))[1](list(cts.values())))
-
-
-def all_eqns(jaxpr: Any) -> Iterator[JaxprEqn]:
-    """Yield all equations, also those inside of others."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in inside(eqn):
-            yield from all_eqns(inner.jaxpr)

@@ -175,10 +175,11 @@ def examine(
         rounds.append(_round(problem, target, gradients, index, number, rtol, noise))
         if directions:
             with doing("slopes along random directions"):
+                judged = rounds[-1]
                 lines = _lines(
-                    problem, target, gradients, directions, number, rtol, noise, slopes, exhaustive
+                    problem, judged, gradients, directions, number, rtol, noise, slopes, exhaustive
                 )
-            rounds[-1] = rounds[-1]._replace(lines=lines)
+            rounds[-1] = judged._replace(lines=lines)
     return rounds, gradients
 
 
@@ -582,7 +583,7 @@ def _directions(problem: Problem, target: Target, seed: int) -> list[np.ndarray]
 
 def _lines(
     problem: Problem,
-    target: Target,
+    looked: Round,
     gradients: list[Gradient],
     directions: list[np.ndarray],
     number: int,
@@ -591,15 +592,15 @@ def _lines(
     slopes: list[Any],
     exhaustive: bool,
 ) -> list[Lines]:
-    """Compare slopes along random directions of each leaf."""
-    rows = np.arange(len(directions))
-    lines = Directions(target, lambda row: directions[row], len(directions))
+    """Compare slopes along random directions of each leaf, but at a kink, where they need not add up."""
+    lines = Directions(looked.target, lambda row: directions[row], len(directions))
 
     def unsettled(found: Estimate) -> np.ndarray:
         result: np.ndarray = ~found.confirmed | (found.error > 1e-8 * np.abs(found.value))
         return result
 
-    found = richardson(lines, rows, unsettled, noise=noise * abs(target.value))
+    rows = np.arange(len(directions))
+    found = richardson(lines, rows, unsettled, noise=noise * abs(looked.target.value))
     result = []
     for leaf, size in enumerate(problem.sizes):
         here = slice(leaf * DIRECTIONS, (leaf + 1) * DIRECTIONS)
@@ -607,26 +608,30 @@ def _lines(
             result.append(Lines([], 0.0))
             continue
         some = Estimate(*(column[here] for column in found))
+        error = np.where(some.status == Status.KINK, np.inf, some.error)
         moves = np.stack(directions[here])
         unit = float(np.abs(moves).max())
         failed, resolution = [], 0.0
         for gradient in gradients:
             if gradient.unavailable is not None or (exhaustive and gradient.looked is None):
                 continue
+            assert gradient.epsilon is not None and gradient.noise is not None
+            matters = 1e-2 * judge.rtol_of(gradient.epsilon, rtol, wide=bool(gradient.wide)).max()
+            # What the elements that were looked at are off by, and pass, the others may be.
+            off = judge.distance(gradient.best(number)[looked.elements], looked.estimate)
+            off = off[(looked.leaf_of == leaf) & looked.decided & ~looked.failed[gradient.name]]
+            off = off[np.isfinite(off)]
+            rounding = matters * np.sqrt(np.mean(np.nan_to_num(some.value) ** 2))
+            rounding = rounding + 4 * unit * np.sqrt(size * (off**2).sum() / max(off.size, 1))
             if gradient.looked is not None:
                 mine = np.asarray(slopes[number])[here]
-                rounding = 1e-11 * np.abs(some.value) + 1e-13 * unit * size
+                rounding = rounding + 1e-11 * np.abs(some.value) + 1e-13 * unit * size
             else:
-                best = np.nan_to_num(gradient.best(number))
-                mine = moves @ gradient.best(number)
-                assert gradient.epsilon is not None and gradient.noise is not None
-                epsilon = gradient.epsilon if gradient.wide is None else np.full(len(best), 2.0**-52)
-                blur = np.hypot(epsilon * best, gradient.noise if gradient.wide is None else 0)
-                rounding = 8 * np.sqrt(moves**2 @ blur**2)
-                rounding = rounding + 1e-2 * judge.rtol_of(
-                    gradient.epsilon, rtol, wide=bool(gradient.wide)
-                ).max() * np.sqrt(moves**2 @ best**2)
-            allowed = some.error + rounding
+                best = gradient.best(number)
+                mine = moves @ best
+                blur = 2.0**-52 * best if gradient.wide else np.hypot(gradient.epsilon * best, gradient.noise)
+                rounding = rounding + 8 * np.sqrt(moves**2 @ np.nan_to_num(blur) ** 2)
+            allowed = error + rounding
             if (np.isfinite(allowed) & ~(np.abs(mine - some.value) <= allowed)).any():
                 failed.append(gradient.name)
             resolution = max(resolution, float(np.min(allowed)) / unit)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from jaxnet.gradcheck.interpret import bind
+from jaxnet.gradcheck.interpret import all_eqns, bind
 from jaxnet.gradcheck.operations import (
     CALLS,
     CUSTOM,
@@ -18,7 +18,6 @@ from jaxnet.gradcheck.operations import (
     Flat,
     Trace,
     Values,
-    all_eqns,
     compiled_once,
     doubled,
     finite,
@@ -29,7 +28,8 @@ from jaxnet.gradcheck.widen import widen
 
 _STEPS = 2.0 ** -np.arange(5, 36, 3)  # of the numerical slopes: from 3e-2 to 3e-11
 _FINEST = 4  # steps so small that what is not smooth about a value there is rounding
-_KINK = slice(4, 7)  # steps at which a kink at the point itself shows as two slopes
+# Steps at which a kink at the point itself shows as two slopes, and where a callback rounds to float32.
+_KINK, _COARSE_KINK = slice(4, 7), slice(2, 3)
 _GROUPS = 256  # of elements judged by themselves, where an operation works element by element
 _BATCH = 2**22  # numbers evaluated at once
 _EPS = 2.0**-52
@@ -254,10 +254,11 @@ def _judged(piece: _Piece, slopes: _Slopes, rules: Values, eps: float) -> _Verdi
         allowed += (16 * eps + 1e-3 * solver) * slopes.value
         allowed += tiny * sum(np.abs(d).sum() for d in piece.directions)
         # At a kink a rule may be anything between the slopes on the two sides.
-        sides = np.stack([up / h - own[:, None], -down / h - own[:, None]])[:, :, _KINK]
+        kink = _KINK if rounding == _EPS else _COARSE_KINK
+        sides = np.stack([up / h - own[:, None], -down / h - own[:, None]])[:, :, kink]
         # What is uneven at the finest steps alone is noise: a kink's is so much less there.
         ragged = np.abs(up + down)[:, -2:].max(1, keepdims=True) / 2 + 4 * rounding * slopes.value
-        margin = allowed[:, None] + 2 * (ragged + displaced[:, _KINK]) / h[_KINK]
+        margin = allowed[:, None] + 2 * (ragged + displaced[:, kink]) / h[kink]
         between = ((sides.min(0) <= margin) & (sides.max(0) >= -margin)).any(1)
         allowed += 10 * np.where(believable, bar, 0)
         clear = bool((believable & (~between | (np.abs(mismatch) <= allowed))).all())

@@ -1740,3 +1740,26 @@ def a_sample_of_a_gamma_distribution():
 def a_sample_of_a_gamma_distribution_by_a_wrong_rule():
     key, square = jax.random.key(0), scaled(jnp.square)
     return check(lambda a: square(jax.random.gamma(key, a, dtype=a.dtype)).sum(), np.array([0.7, 2.3, 5.1]))
+
+
+@kind(SPECIAL, "pass", never=("not available",))
+def a_linear_solve_by_forward_autodiff():
+    return check(lambda a: jnp.linalg.solve(a, jnp.ones(3)).sum(), normal(3, 3))
+
+
+@kind(OWN, "pass", "right to 1e-6")
+def forward_autodiff_of_a_series_in_float32():
+    return check(lambda x: jax.scipy.special.log_ndtr(x).sum(), f32(*np.linspace(-12, 3, 7)))
+
+
+@kind(MANY, "pass", "kinks along these")
+def kinks_along_random_directions():
+    return check(
+        lambda w: jnp.sum(jnp.abs(w) * jnp.arange(1000)), normal(1000) * (np.arange(1000) % 3), limit=100
+    )
+
+
+@kind(MANY, "fail", "random directions", never=("kinks",))
+def one_element_of_1000_that_is_not_looked_at():
+    sine = ruled(jnp.sin, lambda x: jnp.cos(x).at[777].mul(1.001))
+    return check(lambda x: sine(x).sum(), normal(1000), limit=100)

@@ -192,6 +192,14 @@ def clipped(x):
 clipped.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -0.1, 0.1),))
 
 
+@jax.custom_vjp
+def host_exp(x):
+    return jax.pure_callback(np.exp, x, x, vmap_method="sequential")
+
+
+host_exp.defvjp(lambda x: (host_exp(x), x), lambda x, g: (g * (1 + x),))
+
+
 # In straight code.
 
 
@@ -328,6 +336,20 @@ def transposed_solve_wrong(b, a):
         lambda x: a @ x, jnp.sin(b), solve, transpose_solve=solve
     )
     return jnp.sum(x**2)
+
+
+@planted(normal(5, 5) + 5 * np.eye(5, dtype=np.float32), X)
+def transposed_solve_wrong_of_a_fixed_side(a, b):
+    def solve(_, b):
+        return jnp.linalg.solve(a, b)
+
+    return lax.custom_linear_solve(lambda x: a @ x, b, solve, transpose_solve=solve).sum()  # <- wrong rule
+
+
+@planted(X)
+def rule_of_a_host_function(x):
+    y = host_exp(x)  # <- wrong rule
+    return jnp.sum(y * x)
 
 
 # Not finite.
