@@ -318,7 +318,7 @@ def connect(
         process_id,
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=HEARTBEAT,
-        shutdown_timeout_seconds=seconds,
+        shutdown_timeout_seconds=10,
     )
 
 
@@ -414,7 +414,9 @@ def alike(mesh: Mesh | None) -> Iterator[dict[str, Any]]:
     if error is not None:
         raise error
     if (failed := np.flatnonzero(found[:, 0])).size:
-        raise RuntimeError(f"process {failed[0]} of the run ended with an error of its own: see its output")
+        raise ConnectionError(
+            f"process {failed[0]} of the run ended with an error of its own: see its output"
+        )
     for index, name in enumerate(noted):
         part = found[:, 1 + 32 * index : 33 + 32 * index]
         if (others := np.flatnonzero((part != part[0]).any(axis=1))).size:

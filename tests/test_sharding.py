@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxnet import fit, fit_many, network, sharding
+from jaxnet import checkpoints, fit, fit_many, network, sharding
 
 SCRIPT = Path(__file__).with_name("spread.py")
 SMALL = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32), np.arange(40) % 3
@@ -101,7 +102,7 @@ def test_processes_that_differ_all_say_so(what, kind):
     first, second = (lines[-1]["error"] for lines in together(2, what))
     assert kind in second
     if what == "nan":
-        assert first == "RuntimeError: process 1 of the run ended with an error of its own: see its output"
+        assert first == "ConnectionError: process 1 of the run ended with an error of its own: see its output"
     else:
         assert first.startswith(f"ValueError: {kind} must be the same on every process")
 
@@ -308,3 +309,104 @@ def test_a_share_of_the_wrong_length_is_refused():
     assert jax.tree.all(
         jax.tree.map(np.array_equal, result.params, fit(network.loss, params, SMALL, steps=5).params)
     )
+
+
+# The command line.
+
+
+def train(port, own, folder, *more):
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(own)]
+    every = "--batch-size 20 --eval-every 100 --checkpoint-every 50 --no-plots"
+    command = [sys.executable, "-m", "jaxnet", "train", "--data", "digits", *every.split()]
+    return subprocess.Popen(
+        [*command, "--out", str(folder), *more, *(together if port else [])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def both(folder, *more):
+    port = free_port()
+    return [train(port, own, folder, *more) for own in range(2)]
+
+
+def ended(processes, code):
+    outputs = [process.communicate(timeout=150) for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), outputs
+    return outputs
+
+
+def params_of(folder):
+    leaves = jax.tree.leaves(checkpoints.load_params(folder / "params.safetensors").params)
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+def wait_for(path, process):
+    for _ in range(1000):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"no {path}")
+
+
+def test_a_killed_run_of_two_processes_goes_on_to_the_same_end(tmp_path):
+    whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
+    (out, _), (other, _) = ended(both(whole, "--steps", "300"), 0)
+    assert "written to" in out
+    assert "test accuracy" not in other  # one process prints
+
+    processes = both(killed, "--steps", "300")
+    wait_for(killed / "checkpoints" / "100.safetensors", processes[0])
+    processes[1].kill()
+    start = time.monotonic()
+    ((_, err),) = ended(processes[:1], 4)
+    assert time.monotonic() - start < 30
+    assert (
+        "error: another process of the run ended or can no longer be reached: start all of them again" in err
+    )
+    assert "Traceback" not in err
+    processes[1].communicate()
+
+    shutil.copytree(killed, alone)
+    ended(both(killed, "--resume", "--steps", "300"), 0)
+    ended([train(None, 0, alone, "--resume", "--steps", "300")], 0)
+    assert params_of(killed).tobytes() == params_of(whole).tobytes()
+    assert np.abs(params_of(alone) - params_of(whole)).max() < 1e-5
+    for folder in (whole, killed, alone):
+        rows = (folder / "history.csv").read_text().splitlines()[1:]
+        assert [int(row.split(",")[0]) for row in rows] == list(range(300))
+
+
+def test_ctrl_c_in_one_process_ends_both_after_the_same_step(tmp_path):
+    processes = both(tmp_path / "run", "--steps", "1000000")
+    wait_for(tmp_path / "run" / "checkpoints" / "100.safetensors", processes[0])
+    processes[1].send_signal(signal.SIGINT)
+    (out, err), (_, other) = ended(processes, 130)
+    assert "(interrupted)" in out
+    assert "Traceback" not in err + other
+
+
+def test_processes_with_other_options_all_say_so(tmp_path):
+    port = free_port()
+    processes = [train(port, own, tmp_path / "run", "--steps", "100", "--seed", str(own)) for own in range(2)]
+    for _, err in ended(processes, 2):
+        assert "error: options must be the same on every process" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "run" / "params.safetensors").exists()
+
+
+def test_an_error_of_the_first_process_ends_the_others(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (_, first), (_, second) = ended(both(tmp_path, "--steps", "100"), 2)
+    assert "holds what is not of a jaxnet run, notes.txt" in first
+    assert "error: process 0 of the run ended with an error of its own: see its output" in second
+
+
+def test_devices_of_the_command_line_are_simulated_on_a_cpu(tmp_path):
+    one, four = tmp_path / "one", tmp_path / "four"
+    ended([train(None, 0, one, "--steps", "60"), train(None, 0, four, "--steps", "60", "--devices", "4")], 0)
+    assert 0 < np.abs(params_of(one) - params_of(four)).max() < 1e-5
+    ((_, err),) = ended([train(None, 0, four, "--devices", "3", "--model-devices", "2")], 2)
+    assert "error: --model-devices must divide the 3 devices, got 2" in err

@@ -5,11 +5,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, redirect_stdout
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jaxnet.cli import parser, signals
-from jaxnet.cli.settings import Computed
+from jaxnet.cli.settings import Computed, Training
 
 
 def entry() -> NoReturn:
@@ -19,16 +20,27 @@ def entry() -> NoReturn:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
         getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
     code = main()
-    if code not in (130, 143):
+    _part(code)
+    if code not in (4, 130, 143):
         sys.exit(code)
-    # No finalization of the interpreter: it can crash in a compilation that a signal cut short.
+    # No finalization of the interpreter: it can crash in a compilation that a signal cut short, and would
+    # wait for a process that is lost.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
+def _part(code: int) -> None:
+    """Leave the other processes of a run, where there are any, once all have come here."""
+    if "jax" in sys.modules and code != 4:
+        import jax
+
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """Run one command; return its exit code, as the help tells them."""
     command, given = parser.parse(sys.argv[1:] if argv is None else argv)
     with signals.handled() as came:
         code = _run(command, given)
@@ -45,6 +57,8 @@ def _run(command: str, given: dict[str, Any]) -> int:
         with ExitStack() as context:
             if isinstance(options, Computed) and options.data_dir is not None:
                 os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
+            if isinstance(options, Training):
+                options = _together(options, context)
             x64 = getattr(options, "dtype", None) == "float64"
             context.enter_context(_computing_on(getattr(options, "device", None), x64=x64))
             if getattr(options, "quiet", False):
@@ -58,10 +72,26 @@ def _run(command: str, given: dict[str, Any]) -> int:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if type(error).__name__ == "ProcessLostError":
+            print(f"jaxnet {command}: error: {error}", file=sys.stderr)
+            return 4
         if not isinstance(error, expected) and type(error).__name__ != "JaxRuntimeError":
             raise
         print(f"jaxnet {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _together(options: Training, context: ExitStack) -> Training:
+    """Connect to the other processes of a run, of which the first alone prints; return its own settings."""
+    from jaxnet.cli import machines
+
+    machines.connect(options)
+    import jax
+
+    is_other = jax.distributed.is_initialized() and jax.process_index() > 0
+    if is_other:
+        return replace(options, quiet=True)
+    return options
 
 
 def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[object]:

@@ -20,7 +20,8 @@ Small networks with gradients you can trust.
 
   jaxnet train --data digits    1,797 handwritten digits, a few seconds, nothing to download
 
-Exit codes: 0 done, 1 a check failed, 2 an error, 3 inconclusive, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 1 a check failed, 2 an error, 3 inconclusive, 4 another process of the
+run was lost, 130 Ctrl-C, 143 SIGTERM.
 JAXNET_DATA_DIR names a folder that holds mnist/ and fashion-mnist/, which are downloaded else."""
 
 

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from jaxnet import datasets, metrics, network, optimizers, training
+from jaxnet import datasets, metrics, network, optimizers, sharding, training
+from jaxnet.cli import run_folder
 from jaxnet.cli.settings import Training, not_negative
 
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
@@ -26,7 +28,10 @@ Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 class Problem(NamedTuple):
     """What to train on what, as the options say it."""
 
-    parts: Parts
+    parts: dict[str, Any]  # pairs (x, t), or of several processes a Share of each
+    examples: int
+    """How many to train on."""
+    fingerprint: str
     sizes: tuple[int, ...]
     loss: Any
     metrics: dict[str, Any]
@@ -37,9 +42,20 @@ class Problem(NamedTuple):
     settings: dict[str, Any]
     """What `config.json` says of all this."""
 
+    def score(self, name: str, result: training.FitResult) -> float:
+        """Return a metric of the test examples, of a process's share as it was last evaluated with all."""
+        test = self.parts["test"]
+        if not isinstance(test, sharding.Share):
+            return float(self.metrics[name](result.params, *test))
+        steps, best = result.history.eval_step, result.best
+        return float(result.history.test[name][-1 if best is None else steps.tolist().index(best.step)])
 
-def read(options: Training) -> Problem:
-    """Load the dataset and make the problem; ValueError where the options do not fit it."""
+
+def read(options: Training, mesh: Mesh | None = None) -> Problem:
+    """Load the dataset and make the problem; ValueError where the options do not fit it.
+
+    mesh: where it is of several processes, of each part this process's share.
+    """
     task = options.task or "classification"
     train, test = datasets.load(options.data, task=task, target=options.target)
     parts = {"train": train, "test": test}
@@ -48,7 +64,14 @@ def read(options: Training) -> Problem:
         parts = {"train": train, "validation": validation, "test": test}
     dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
     make = _regression if task == "regression" else _classification
-    return make(options, parts, {"activation": options.activation, "dtype": dtype})
+    problem: Problem = make(options, parts, {"activation": options.activation, "dtype": dtype})
+    if mesh is None or not sharding.several_processes(mesh):
+        return problem
+    shares: dict[str, Any] = {}
+    for name, (x, t) in problem.parts.items():
+        own = slice(*sharding.own_rows(len(x), mesh))
+        shares[name] = sharding.Share(x[own].copy(), t[own], len(x))
+    return problem._replace(parts=shares)
 
 
 def _classification(options: Training, parts: Parts, chosen: dict[str, Any]) -> Problem:
@@ -117,7 +140,8 @@ def _problem(
         "device": str(*jnp.zeros(()).devices()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
-    return Problem(parts, sizes, loss, metrics, summary, export, settings)
+    fingerprint = run_folder.fingerprint((train, test))
+    return Problem(parts, len(train[0]), fingerprint, sizes, loss, metrics, summary, export, settings)
 
 
 def init(options: Training, sizes: tuple[int, ...], key: jax.Array, weight_std: float | None) -> Any:

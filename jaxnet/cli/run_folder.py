@@ -128,9 +128,9 @@ def saved_options(options: Training) -> tuple[Path, dict[str, Any]]:
     return path, saved
 
 
-def configuration(options: Training, split: datasets.Split, **settings: Any) -> dict[str, Any]:
+def configuration(options: Training, fingerprint: str, **settings: Any) -> dict[str, Any]:
     """Return what `config.json` holds: the settings, the dataset, and the options that led to them."""
-    content = {"data_sha256": fingerprint(split)} | settings | {"options": options.saved()}
+    content = {"data_sha256": fingerprint} | settings | {"options": options.saved()}
     plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return plain
 

@@ -42,6 +42,9 @@ _share = _number(float, "a number between 0 and 1", 5e-324, 1)
 _seed = _number(int, f"an integer in 0..{2**32 - 1}", 0, 2**32)
 
 
+_process = _number(int, "an integer from 0", 0, 2**31)
+
+
 class Range(str):
     """Two positive numbers `LOW:HIGH`, between which a sweep draws; in `config.json` it is its text."""
 
@@ -140,6 +143,7 @@ _RATE = "by default 0.001, but " + "; ".join(
 )
 _MOMENTUM, _DECAY = "of momentum and nesterov; by default 0.9", "by default 0, and 0.0001 for adamw"
 _RULE = f"the rule of the updates: {', '.join(_names.OPTIMIZERS)}"
+_COORDINATOR = "process 0 of a run of several, which all start alike; Slurm and Open MPI tell it"
 _EVALUATED = f"what to evaluate, beside accuracy, or the errors and R² of a regression: {', '.join(_METRICS)}"
 
 
@@ -162,6 +166,10 @@ class Training(Configured):
     eval_every: int | None = _training(None, "steps between two evaluations; by default an epoch's", "N")
     metrics: tuple[str, ...] = _training(("accuracy",), _EVALUATED, "NAME", choices=_METRICS)
     checkpoint_every: int = _training(1000, "steps from checkpoint to checkpoint", "N", may_change=True)
+    devices: int | None = _machine(None, "spread the run over so many; a CPU simulates them", "N")
+    coordinator: str | None = _machine(None, _COORDINATOR, "HOST:PORT")
+    num_processes: int | None = _machine(None, "of the run in all", "N")
+    process_id: int | None = _machine(None, "of this process, from 0", "N", _process)
     out: Path | None = _output(None, "the run folder; by default runs/DATA-DATE-TIME", "FOLDER")
     no_plots: bool = _output(False, "draw no pictures")
     overwrite: bool = _call(False, "write over the run that --out holds")
@@ -180,6 +188,7 @@ class Train(Training):
 
     examples = "--data digits", "--hidden 100 50 --optimizer adam --out runs/deep", "--resume --out runs/deep"
     weight_std: float | None = _network(None, _STD, "STD")
+    model_devices: int = _machine(1, "split hidden layers over so many of --devices", "N")
     learning_rate: float | None = _training(None, _RATE, "RATE")
     momentum: float | None = _training(None, _MOMENTUM, "SHARE", not_negative)
     weight_decay: float | None = _training(None, _DECAY, "RATE", not_negative)

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import checkpoints, plots, training
-from jaxnet.cli import problem, run_folder, signals, table
+from jaxnet import checkpoints, plots, sharding, training
+from jaxnet.cli import machines, problem, run_folder, signals, table
 from jaxnet.cli.settings import Range, Sweep
 
 _MAX_BANDS = 8
@@ -38,25 +38,35 @@ def run(options: Sweep) -> int:
     seeds = range(options.seed, options.seed + options.seeds)
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
-    folder = run_folder.path(options)
-    every = options.checkpoint_every
-    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every) as saver:
-        split = task.parts["train"], task.parts["test"]
-        configuration = run_folder.configuration(options, split, **task.settings, settings=settings)
-        ending.push(run_folder.begin(folder, options, configuration))
-        run_folder.write_config(folder, configuration)
-
-        keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
-        starts = [
-            problem.init(options, task.sizes, keys[seed][0], setting["weight_std"])
-            for setting, seed in networks
-        ]
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-        optimizer = partial(problem.optimizer, options)
-        values = {name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters}
-        key = keys[options.seed][1] if options.share_batches else jnp.stack([keys[s][1] for _, s in networks])
-        resume = saver.restore(training.init_states(params, optimizer, values, key))
-        run_folder.tell_resumed(folder, options, 0 if resume is None else resume.history.loss.shape[1])
+    mesh, every = machines.mesh(options), options.checkpoint_every
+    is_first = sharding.first_process(mesh)
+    callbacks: list[Callable[[training.Stretch], object]] = [signals.heed]
+    keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
+    starts = [
+        problem.init(options, task.sizes, keys[seed][0], setting["weight_std"]) for setting, seed in networks
+    ]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    optimizer = partial(problem.optimizer, options)
+    values = {name: [float(setting[name]) for setting, _ in networks] for name in hyperparameters}
+    key = keys[options.seed][1] if options.share_batches else jnp.stack([keys[s][1] for _, s in networks])
+    like = training.init_states(params, optimizer, values, key)
+    with ExitStack() as ending, ExitStack() as writing:
+        with sharding.alike(mesh) as same:
+            if is_first:
+                folder = run_folder.path(options)
+                saver = writing.enter_context(checkpoints.Checkpointer(folder, every=every))
+                configuration = run_folder.configuration(
+                    options, task.fingerprint, **task.settings, settings=settings
+                )
+                ending.push(run_folder.begin(folder, options, configuration))
+                run_folder.write_config(folder, configuration)
+                resume, callbacks = saver.restore(like), [saver, signals.heed]
+                run_folder.tell_resumed(
+                    folder, options, 0 if resume is None else resume.history.loss.shape[1]
+                )
+            else:
+                resume = checkpoints.restore(options.out, like) if options.resume and options.out else None
+            same |= machines.alike(options, done=None if resume is None else resume.state.step.tolist())
         before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
         clock.lap("loading")
         result = training.fit_many(
@@ -74,15 +84,18 @@ def run(options: Sweep) -> int:
             metrics=task.metrics,
             eval_every=options.eval_every,
             max_networks=options.max_networks,
-            callbacks=[saver, signals.heed],
+            callbacks=callbacks,
             stretch=every,
             resume=resume,
+            mesh=mesh,
             progress=not options.quiet,
         )
         spent = result.compile_seconds - before[0], result.train_seconds - before[1]
         clock.lap("evaluation", compilation=spent[0], training=spent[1])
-        saver.save(result)
-        _write(folder, options, task, settings, networks, result, clock)
+        with sharding.alike(mesh):  # the others wait until the first has written all
+            if is_first:
+                saver.save(result)
+                _write(folder, options, task, settings, networks, result, clock)
     return 130 if result.interrupted else 0
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxnet import checkpoints, plots, training
-from jaxnet.cli import problem, run_folder, signals, table
+from jaxnet import checkpoints, plots, sharding, training
+from jaxnet.cli import machines, problem, run_folder, signals, table
 from jaxnet.cli.settings import Train
 
 
@@ -25,39 +25,46 @@ def run(options: Train) -> int:
             )
         stopping = training.EarlyStopping(patience=options.patience)
         options = replace(options, metrics=("accuracy", "loss"))
-    clock = table.Clock(options.started)
-    task = problem.read(options)
-    (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
-    hyperparameters, headline = options.rates(), task.summary[0]
-    weight_std = problem.default_weight_std(options) if options.weight_std is None else options.weight_std
-    optimizer = problem.optimizer(options, **hyperparameters)
-    folder = run_folder.path(options)
-    every = options.checkpoint_every
-    settings = {**task.settings, **hyperparameters, "weight_std": weight_std}
-    configuration = run_folder.configuration(options, (train, test), **settings)
-
-    init_key, batch_key = jax.random.split(jax.random.key(options.seed))
-    failure: training.NonFiniteError | None = None
-    params = problem.init(options, sizes, init_key, weight_std)
-    best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
-    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every, best=best) as saver:
-        ending.push(run_folder.begin(folder, options, configuration))
-        resume = saver.restore(training.init_state(params, optimizer, batch_key))
-        done = 0 if resume is None else int(resume.state.step)
-        if options.steps < done:
-            raise ValueError(
-                f"{folder} has done {done} steps: expected --steps {done} or more, got {options.steps}"
-            )
-        run_folder.tell_resumed(folder, options, done)
-        run_folder.write_config(folder, configuration)
+    clock, mesh = table.Clock(options.started), machines.mesh(options)
+    is_first, failure = sharding.first_process(mesh), None
+    with ExitStack() as ending, ExitStack() as writing:
+        with sharding.alike(mesh) as same:
+            task = problem.read(options, mesh)
+            headline, hyperparameters = task.summary[0], options.rates()
+            std = problem.default_weight_std(options) if options.weight_std is None else options.weight_std
+            optimizer = problem.optimizer(options, **hyperparameters)
+            every = options.checkpoint_every
+            settings = {**task.settings, **hyperparameters, "weight_std": std}
+            configuration = run_folder.configuration(options, task.fingerprint, **settings)
+            init_key, batch_key = jax.random.split(jax.random.key(options.seed))
+            params = problem.init(options, task.sizes, init_key, std)
+            like = training.init_state(params, optimizer, batch_key)
+            callbacks: list[Callable[[training.Stretch], object]] = [signals.heed]
+            if is_first:
+                folder = run_folder.path(options)
+                best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
+                saver = writing.enter_context(checkpoints.Checkpointer(folder, every=every, best=best))
+                ending.push(run_folder.begin(folder, options, configuration))
+                resume = saver.restore(like)
+                callbacks = [_table(options, task), saver, *callbacks]
+            else:
+                resume = checkpoints.restore(options.out, like) if options.resume and options.out else None
+            done = 0 if resume is None else int(resume.state.step)
+            if is_first:
+                if options.steps < done:
+                    expected = f"expected --steps {done} or more, got {options.steps}"
+                    raise ValueError(f"{folder} has done {done} steps: {expected}")
+                run_folder.tell_resumed(folder, options, done)
+                run_folder.write_config(folder, configuration)
+            same |= machines.alike(options, done=done)
         before = (0.0, 0.0) if resume is None else (resume.compile_seconds, resume.train_seconds)
         clock.lap("loading")
         try:
             result = training.fit(
                 task.loss,
                 params,
-                train,
-                test=test,
+                task.parts["train"],
+                test=task.parts["test"],
                 validation=task.parts.get("validation"),
                 optimizer=optimizer,
                 batch_size=options.batch_size,
@@ -67,9 +74,10 @@ def run(options: Train) -> int:
                 metrics=task.metrics,
                 eval_every=options.eval_every,
                 early_stopping=stopping,
-                callbacks=[_table(options, task, len(train[0])), saver, signals.heed],
+                callbacks=callbacks,
                 stretch=every,
                 resume=resume,
+                mesh=mesh,
                 progress=not options.quiet,
             )
         except training.NonFiniteError as error:
@@ -78,28 +86,32 @@ def run(options: Train) -> int:
         clock.lap("evaluation", compilation=spent[0], training=spent[1])
         if result.interrupted and not result.state.step:  # nothing to keep
             raise KeyboardInterrupt
-        saver.save(result)
-        steps, seconds = len(result.history.loss), result.train_seconds
-        summary = {
-            "steps": steps,
-            "interrupted": result.interrupted,
-            "stopped_early": result.stopped_early,
-            "best_step": None if result.best is None else result.best.step,
-            **{f"test_{name}": float(task.metrics[name](result.params, *test)) for name in task.summary},
-            "steps_per_second": steps / seconds if steps else 0.0,
-            "train_seconds": seconds,
-            "compile_seconds": result.compile_seconds,
-        }
-        run_folder.write_params(folder, options, task.export(result.params))
-        run_folder.write_summary(folder, summary, whole=not result.interrupted and failure is None)
-        clock.lap("saving")
-    if not options.no_plots:
-        _draw(folder, result.history, task, options.batch_size / len(train[0]))
-        clock.lap("plots")
+        if not is_first:
+            with sharding.alike(mesh):  # until the first process has written all
+                return _code(result, failure)
+        with sharding.alike(mesh):
+            saver.save(result)
+            steps, seconds = len(result.history.loss), result.train_seconds
+            summary = {
+                "steps": steps,
+                "interrupted": result.interrupted,
+                "stopped_early": result.stopped_early,
+                "best_step": None if result.best is None else result.best.step,
+                **{f"test_{name}": task.score(name, result) for name in task.summary},
+                "steps_per_second": steps / seconds if steps else 0.0,
+                "train_seconds": seconds,
+                "compile_seconds": result.compile_seconds,
+            }
+            run_folder.write_params(folder, options, task.export(result.params))
+            run_folder.write_summary(folder, summary, whole=not result.interrupted and failure is None)
+            clock.lap("saving")
+            if not options.no_plots:
+                _draw(folder, result.history, task, options.batch_size / task.examples)
+                clock.lap("plots")
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
     rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
-        f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
+        f"{'-'.join(map(str, task.sizes))}, {rule}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
         f"test {headline} {summary[f'test_{headline}']:.4f}\n"
         f"{summary['steps_per_second']:,.0f} steps/s in training; {clock}\n"
@@ -107,10 +119,14 @@ def run(options: Train) -> int:
     )
     if failure is not None:
         raise FloatingPointError(f"{failure.reason}; {folder} holds the run up to there")
-    return 130 if result.interrupted else 0
+    return _code(result, failure)
 
 
-def _table(options: Train, task: problem.Problem, examples: int) -> Callable[[training.Stretch], None]:
+def _code(result: training.FitResult, failure: training.NonFiniteError | None) -> int:
+    return 130 if result.interrupted else 2 if failure else 0
+
+
+def _table(options: Train, task: problem.Problem) -> Callable[[training.Stretch], None]:
     """Return a callback that prints a row for some forty of the evaluations, however many there are."""
     from tqdm import tqdm
 
@@ -119,7 +135,7 @@ def _table(options: Train, task: problem.Problem, examples: int) -> Callable[[tr
         sys.stdout.flush()
 
     headline = task.summary[0]
-    every = options.eval_every or max(examples // options.batch_size, 1)
+    every = options.eval_every or max(task.examples // options.batch_size, 1)
     told = table.told_every(-(-options.steps // every) + 1)
     columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in task.parts), "seconds"
     row = table.rows_of_a_run(columns, write)
@@ -130,7 +146,7 @@ def _table(options: Train, task: problem.Problem, examples: int) -> Callable[[tr
         step = int(stretch.state.step)
         if stretch.train and ((step - 1) // every % told == 0 or step == options.steps):
             values = [np.mean(losses), *(getattr(stretch, part)[headline] for part in task.parts)]
-            epoch, seconds = step * options.batch_size / examples, time.perf_counter() - options.started
+            epoch, seconds = step * options.batch_size / task.examples, time.perf_counter() - options.started
             row([f"{step:,}", f"{epoch:.1f}", *map(table.rounded, values), f"{seconds:.1f}"])
             losses.clear()
 
