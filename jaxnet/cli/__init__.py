@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -45,8 +45,10 @@ def _run(command: str, given: dict[str, Any]) -> int:
         with ExitStack() as context:
             if isinstance(options, Computed) and options.data_dir is not None:
                 os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
-            x64 = getattr(options, "dtype", None) == "float64"
-            context.enter_context(_computing_on(getattr(options, "device", None), x64=x64))
+            import jax
+
+            context.enter_context(jax.enable_x64(getattr(options, "dtype", None) == "float64"))
+            context.enter_context(jax.default_device(_device(getattr(options, "device", None))))
             if getattr(options, "quiet", False):
                 context.enter_context(redirect_stdout(context.enter_context(open(os.devnull, "w"))))
             code: int = import_module(f"{__name__}.{command}").run(options)
@@ -64,8 +66,8 @@ def _run(command: str, given: dict[str, Any]) -> int:
         return 2
 
 
-def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[object]:
-    """Return a context in which JAX computes on this device; ValueError, with JAX's reason, without one."""
+def _device(name: str | None) -> object:
+    """Return the device of this name, None for JAX's choice; ValueError, with JAX's reason, if none."""
     import jax
 
     platform, _, index = (name or "").partition(":")
@@ -78,7 +80,4 @@ def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[obje
         raise ValueError(f"JAX finds no usable device: {reason}") from None
     if not found:
         raise ValueError(f"--device must be one of {', '.join(map(str, jax.devices(platform)))}, got {name}")
-    context = ExitStack()
-    context.enter_context(jax.enable_x64(x64))
-    context.enter_context(jax.default_device(found[0] if name else None))
-    return context
+    return found[0] if name else None

@@ -23,8 +23,8 @@ def run(options: Sweep) -> int:
     """Train all, write the run folder, print the table; return the exit code."""
     clock = table.Clock(options.started)
     task = problem.read(options)
-    varied = {"weight_std": options.weight_std or problem.default_weight_std(options), **options.rates()}
-    grid = {name: values if isinstance(values, tuple) else (values,) for name, values in varied.items()}
+    varied = options.hyperparameters().items()
+    grid = {name: values if isinstance(values, tuple) else (values,) for name, values in varied}
     for name, given in grid.items():
         if len(set(given)) < len(given) and not options.resume:  # one of yesterday may have them
             flag, got = name.replace("_", "-"), " ".join(map(str, given))
@@ -38,9 +38,15 @@ def run(options: Sweep) -> int:
     seeds = range(options.seed, options.seed + options.seeds)
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
+    if options.dry_run:
+        print(
+            problem.plan(
+                options, task, f"{len(settings)} settings of {options.optimizer} x {len(seeds)} seeds"
+            )
+        )
+        return 0
     folder = run_folder.path(options)
-    every = options.checkpoint_every
-    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every) as saver:
+    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=options.checkpoint_every) as saver:
         split = task.parts["train"], task.parts["test"]
         configuration = run_folder.configuration(options, split, **task.settings, settings=settings)
         ending.push(run_folder.begin(folder, options, configuration))
@@ -63,21 +69,12 @@ def run(options: Sweep) -> int:
             task.loss,
             params,
             task.parts["train"],
-            test=task.parts["test"],
-            validation=task.parts.get("validation"),
             optimizer=optimizer,
             hyperparameters=values,
-            batch_size=options.batch_size,
-            steps=options.steps,
             key=key,
-            sampling=options.sampling,
-            metrics=task.metrics,
-            eval_every=options.eval_every,
             max_networks=options.max_networks,
             callbacks=[saver, signals.heed],
-            stretch=every,
-            resume=resume,
-            progress=not options.quiet,
+            **problem.arguments(options, task, resume),
         )
         spent = result.compile_seconds - before[0], result.train_seconds - before[1]
         clock.lap("evaluation", compilation=spent[0], training=spent[1])

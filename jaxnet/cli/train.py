@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,19 +29,24 @@ def run(options: Train) -> int:
     clock = table.Clock(options.started)
     task = problem.read(options)
     (train, test), sizes = (task.parts["train"], task.parts["test"]), task.sizes
-    hyperparameters, headline = options.rates(), task.summary[0]
-    weight_std = problem.default_weight_std(options) if options.weight_std is None else options.weight_std
+    hyperparameters, headline = options.hyperparameters(), task.summary[0]
+    settings, weight_std = task.settings | hyperparameters, hyperparameters.pop("weight_std")
     optimizer = problem.optimizer(options, **hyperparameters)
+    rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
+    if options.dry_run:
+        print(problem.plan(options, task, rule))
+        return 0
     folder = run_folder.path(options)
-    every = options.checkpoint_every
-    settings = {**task.settings, **hyperparameters, "weight_std": weight_std}
     configuration = run_folder.configuration(options, (train, test), **settings)
 
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     failure: training.NonFiniteError | None = None
     params = problem.init(options, sizes, init_key, weight_std)
     best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
-    with ExitStack() as ending, checkpoints.Checkpointer(folder, every=every, best=best) as saver:
+    with (
+        ExitStack() as ending,
+        checkpoints.Checkpointer(folder, every=options.checkpoint_every, best=best) as saver,
+    ):
         ending.push(run_folder.begin(folder, options, configuration))
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
         done = 0 if resume is None else int(resume.state.step)
@@ -57,20 +63,11 @@ def run(options: Train) -> int:
                 task.loss,
                 params,
                 train,
-                test=test,
-                validation=task.parts.get("validation"),
                 optimizer=optimizer,
-                batch_size=options.batch_size,
-                steps=options.steps,
                 key=batch_key,
-                sampling=options.sampling,
-                metrics=task.metrics,
-                eval_every=options.eval_every,
                 early_stopping=stopping,
                 callbacks=[_table(options, task, len(train[0])), saver, signals.heed],
-                stretch=every,
-                resume=resume,
-                progress=not options.quiet,
+                **problem.arguments(options, task, resume),
             )
         except training.NonFiniteError as error:
             failure, result = error, error.result
@@ -97,7 +94,6 @@ def run(options: Train) -> int:
         _draw(folder, result.history, task, options.batch_size / len(train[0]))
         clock.lap("plots")
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
-    rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
         f"{'-'.join(map(str, sizes))}, {rule}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
@@ -142,11 +138,7 @@ def _draw(folder: Path, history: training.History, task: problem.Problem, epochs
     run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
     epochs = history.eval_step * epochs_per_step
     curves = {part: getattr(history, part)[headline] for part in ("train", "test")}
-    if headline == "accuracy":
-        run_folder.write_picture(
-            folder / "accuracy.png", lambda: plots.accuracy_curves(epochs, *curves.values())
-        )
-    else:
-        run_folder.write_picture(
-            folder / "r2.png", lambda: plots.lines(epochs, curves, xlabel="epochs", ylabel="R²")
-        )
+    draw = partial(plots.accuracy_curves, epochs, *curves.values())
+    if headline == "r2":
+        draw = partial(plots.lines, epochs, curves, xlabel="epochs", ylabel="R²")
+    run_folder.write_picture(folder / f"{headline}.png", draw)
