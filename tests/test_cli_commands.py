@@ -1,11 +1,13 @@
 """What a trained network is used for from the command line, and what every command has in common."""
 
+import dataclasses
 import io
 import json
 import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ from sklearn import metrics as sk
 
 import jaxnet
 from jaxnet import _names, activations, checkpoints, cli, datasets, metrics, network, optimizers, plots
-from jaxnet.cli import plot, run_folder, settings, table
+from jaxnet.cli import parser, plot, run_folder, settings, table
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -418,6 +420,135 @@ def test_every_help_has_defaults_as_one_would_type_them(command, capsys):
         said = " ".join(out.split())
         assert "by default 0.001, but 0.1 for sgd, sm3; 0.01 for momentum, nesterov, adagrad, " in said
         assert set(_names.LEARNING_RATES.values()) == {0.001, 0.1, 0.01, 1.0, 1e-4}  # those that it names
+
+
+CONFIGURED = {
+    "train": [
+        "--data",
+        "a b.npz",
+        "--hidden",
+        "100",
+        "50",
+        "--learning-rate",
+        "1e-05",
+        "--class-weights",
+        "1",
+        "2",
+    ],
+    "sweep": [
+        "--learning-rate",
+        "0.01:1",
+        "0.2",
+        "--samples",
+        "3",
+        "--share-batches",
+        "--out",
+        'runs/"Ä"\\x',
+    ],
+    "check": ["mine.py:loss", "--hidden", "7"],
+    "parity": ["--seed", "0", "--data-dir", "data"],
+}
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_a_printed_configuration_is_read_again(command, tmp_path, capsys):
+    text = output(capsys, command, *CONFIGURED[command], "--print-config")
+    (tmp_path / "mine.toml").write_text(text)
+    names = {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
+    given = parser.complete(*parser.parse([command, *CONFIGURED[command]]))
+    read = parser.complete(*parser.parse([command, "--config", str(tmp_path / "mine.toml")]))
+    assert dataclasses.replace(read, config=None) == given
+    for name, value in names.items():
+        kept = getattr(given, name)
+        assert value == (
+            list(kept) if isinstance(kept, tuple) else str(kept) if isinstance(kept, Path) else kept
+        )
+    assert output(capsys, command, "--config", tmp_path / "mine.toml", "--print-config") == text
+
+
+def test_the_line_overrides_a_configuration_and_that_a_saved_run(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text('data = "digits"\nsteps = 20\nhidden = [20, 10]\nno-plots = true\n')
+    folder = tmp_path / "run"
+    common = ["train", "--config", tmp_path / "mine.toml", "--quiet", "--out", folder]
+    assert output(capsys, *common, "--hidden", "5") == ""
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["sizes"], config["steps"]) == ([64, 5, 10], 20) and not list(folder.glob("*.png"))
+    (tmp_path / "more.toml").write_text("steps = 30\n")
+    assert (
+        output(capsys, "train", "--resume", "--config", tmp_path / "more.toml", "--quiet", "--out", folder)
+        == ""
+    )
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 0", "mine.toml: argument --steps: expected a positive integer, got '0'"),
+        ("stepz = 5", "mine.toml: unrecognized arguments: --stepz=5, did you mean --steps?"),
+        ("hidden = 1.5", "mine.toml: argument --hidden: expected a positive integer, got '1.5'"),
+        ("steps = ", "--config must be a file of options in TOML, got "),
+        (None, "mine.toml: [Errno 2] No such file or directory"),
+    ],
+)
+def test_a_configuration_that_is_wrong(text, message, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "mine.toml").write_text(text)
+    assert message in error_of(capsys, "train", "--config", tmp_path / "mine.toml")
+
+
+def test_a_dry_run_says_what_would_be_trained_and_touches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", "digits", "--hidden", "20", "10", "--validation", "0.2", "--dry-run"]
+    lines = dict(line.split(maxsplit=1) for line in output(capsys, "train", *options).splitlines())
+    assert lines["data"] == "digits: train [1150, 64], validation [287, 64], test [360, 64]"
+    params = jax.tree.leaves(network.init(jax.random.key(0), (64, 20, 10, 10)))
+    assert lines["network"].endswith(
+        f"64-20-10-10, sigmoid, float32: {sum(p.size for p in params):,} parameters"
+    )
+    assert lines["training"] == "sgd at 0.1, 10,000 steps of 100 examples: 869.6 epochs"
+    out = output(capsys, "sweep", *options, "--learning-rate", "0.1", "0.3", "--out", "here")
+    assert "2 settings of sgd x 4 seeds" in out and "here" in out
+    assert list(tmp_path.iterdir()) == []
+    line = error_of(capsys, "train", "--data", "digits", "--momentum", "0.5", "--dry-run")
+    assert "--momentum is of momentum and nesterov" in line
+
+
+def test_a_device_and_a_folder_of_data(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXNET_DATA_DIR", "nowhere")  # and so that it is there again after this test
+    device = str(jax.devices("cpu")[0])
+    assert f"device    {device}" in output(
+        capsys, "train", "--data", digits, "--device", "cpu:0", "--dry-run"
+    )
+    line = error_of(capsys, "train", "--data", digits, "--device", "cpu:99")
+    assert "--device must be one of " in line and device in line and line.endswith("got cpu:99")
+    assert "no usable device: Unknown backend" in error_of(capsys, "train", "--device", "nonsense")
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    (tmp_path / "mnist").mkdir()
+    for name in names:
+        (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(b"")
+    line = error_of(capsys, "train", "--data-dir", tmp_path)
+    assert str(tmp_path / "mnist" / "train-images-idx3-ubyte") in line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_of_this_command_line(shell, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--completion", shell])
+    script = capsys.readouterr().out
+    assert ended.value.code == 0 and "print-config" in script and "warmup_cosine" in script
+    if shell == "bash":
+        (tmp_path / "script").write_text(script)
+        ask = 'COMP_WORDS=(jaxnet train --optimizer nest); COMP_CWORD=3; _shtab_jaxnet; echo "$COMPREPLY"'
+        command = ["bash", "-c", f"source {tmp_path}/script; {ask}"]
+        assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "nesterov\n"
+
+
+def test_the_options_of_a_help_are_in_groups(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    titles = re.findall(r"^([a-z ]+):$", capsys.readouterr().out, re.M)
+    assert titles == ["options", "data", "network", "training", "output", "machine", "this call", "examples"]
 
 
 def modules_after(code):

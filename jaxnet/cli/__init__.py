@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NoReturn
@@ -58,9 +58,11 @@ def _run(command: str, given: dict[str, Any]) -> int:
             if isinstance(options, Computed) and options.data_dir is not None:
                 os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
             if isinstance(options, Training):
-                options = _together(options, context)
-            x64 = getattr(options, "dtype", None) == "float64"
-            context.enter_context(_computing_on(getattr(options, "device", None), x64=x64))
+                options = _together(options)
+            import jax
+
+            context.enter_context(jax.enable_x64(getattr(options, "dtype", None) == "float64"))
+            context.enter_context(jax.default_device(_device(getattr(options, "device", None))))
             if getattr(options, "quiet", False):
                 context.enter_context(redirect_stdout(context.enter_context(open(os.devnull, "w"))))
             code: int = import_module(f"{__name__}.{command}").run(options)
@@ -81,7 +83,7 @@ def _run(command: str, given: dict[str, Any]) -> int:
         return 2
 
 
-def _together(options: Training, context: ExitStack) -> Training:
+def _together(options: Training) -> Training:
     """Connect to the other processes of a run, of which the first alone prints; return its own settings."""
     from jaxnet.cli import machines
 
@@ -89,13 +91,11 @@ def _together(options: Training, context: ExitStack) -> Training:
     import jax
 
     is_other = jax.distributed.is_initialized() and jax.process_index() > 0
-    if is_other:
-        return replace(options, quiet=True)
-    return options
+    return replace(options, quiet=options.quiet or is_other)
 
 
-def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[object]:
-    """Return a context in which JAX computes on this device; ValueError, with JAX's reason, without one."""
+def _device(name: str | None) -> object:
+    """Return the device of this name, None for JAX's choice; ValueError, with JAX's reason, if none."""
     import jax
 
     platform, _, index = (name or "").partition(":")
@@ -108,7 +108,4 @@ def _computing_on(name: str | None, *, x64: bool) -> AbstractContextManager[obje
         raise ValueError(f"JAX finds no usable device: {reason}") from None
     if not found:
         raise ValueError(f"--device must be one of {', '.join(map(str, jax.devices(platform)))}, got {name}")
-    context = ExitStack()
-    context.enter_context(jax.enable_x64(x64))
-    context.enter_context(jax.default_device(found[0] if name else None))
-    return context
+    return found[0] if name else None

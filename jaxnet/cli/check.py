@@ -45,11 +45,8 @@ def _network(options: Check) -> tuple[network.Params, np.ndarray, np.ndarray]:
     sizes = (x.shape[1], *options.hidden, classes)
     params = network.init(jax.random.key(options.seed), sizes, weight_std=options.weight_std)
     print(f"{'-'.join(map(str, sizes))}, {len(rows)} examples of {options.data}", flush=True)
-    return (
-        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params),
-        x[rows].astype(np.float64),
-        t[rows],
-    )
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    return params, x[rows].astype(np.float64), t[rows]
 
 
 def _check_published(options: Check) -> tuple[GradientReport, str]:
@@ -108,10 +105,8 @@ def _user_code(where: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        raise ValueError(
-            f"{where}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
-        ) from error
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", [])[-1:])
+        raise ValueError(f"{where}: {type(error).__name__}: {error}{notes}") from error
 
 
 def _import(path: Path) -> ModuleType:

@@ -1,7 +1,5 @@
 """The command `jaxnet export`."""
 
-from pathlib import Path
-
 from jaxnet import checkpoints
 from jaxnet.cli import run_folder
 from jaxnet.cli.settings import Export
@@ -10,19 +8,13 @@ from jaxnet.cli.settings import Export
 def run(options: Export) -> int:
     """Write the network of a run for other programs, and say how to load it; return 0."""
     path = options.out or options.folder / f"model.{options.format}"
-    print(export(options.folder, options.format, path))
-    return 0
-
-
-def export(folder: Path, kind: str, path: Path) -> str:
-    """Write the file; return what to say of it."""
-    trained = run_folder.trained(folder)
+    trained = run_folder.trained(options.folder)
     saved = trained.saved
     if saved.sizes is None or not path.parent.is_dir():
         raise ValueError(f"--out must be a file in a folder that is there, got {path}")
     outputs = "numbers [n]" if trained.is_regression else f"probabilities [n, {saved.sizes[-1]}]"
     takes = f"takes x float32 [n, {saved.sizes[0]}], raw inputs times {saved.input_scale or 1:.4g}; "
-    if kind == "stablehlo":
+    if options.format == "stablehlo":
         checkpoints.export_stablehlo(path, trained.model, saved.sizes[0])
         load = f'jax.export.deserialize(bytearray(open({str(path)!r}, "rb").read())).call(x)'
     else:
@@ -34,4 +26,5 @@ def export(folder: Path, kind: str, path: Path) -> str:
             class_names=saved.class_names,
         )
         load = f"safetensors.numpy.load_file({str(path)!r})"
-    return f"written to {path}: {takes}gives {outputs}\n{load}"
+    print(f"written to {path}: {takes}gives {outputs}\n{load}")
+    return 0

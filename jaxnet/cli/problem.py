@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxnet import datasets, metrics, network, optimizers, sharding, training
-from jaxnet.cli import run_folder
+from jaxnet.cli import run_folder, table
 from jaxnet.cli.settings import Training, not_negative
 
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
@@ -144,15 +145,43 @@ def _problem(
     return Problem(parts, len(train[0]), fingerprint, sizes, loss, metrics, summary, export, settings)
 
 
+def plan(options: Training, task: Problem, rule: str) -> str:
+    """Return what would be trained on what, for --dry-run."""
+    parts = ", ".join(f"{name} {list(part[0].shape)}" for name, part in task.parts.items())
+    parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(task.sizes))
+    shape = f"{'-'.join(map(str, task.sizes))}, {options.activation}, {options.dtype}"
+    epochs = options.steps * options.batch_size / task.examples
+    rows = [
+        ["data", f"{options.data}: {parts}"],
+        ["network", f"{shape}: {parameters:,} parameters"],
+        [
+            "training",
+            f"{rule}, {options.steps:,} steps of {options.batch_size} examples: {epochs:.1f} epochs",
+        ],
+        ["device", task.settings["device"]],
+        ["folder", str(options.out or "runs/DATA-DATE-TIME")],
+    ]
+    return table.aligned(rows, left=2)
+
+
+def arguments(options: Training, task: Problem, resume: Any, mesh: Mesh | None) -> dict[str, Any]:
+    """Return what `fit` and `fit_many` take alike."""
+    return {
+        "test": task.parts["test"],
+        "validation": task.parts.get("validation"),
+        **{name: getattr(options, name) for name in ("batch_size", "steps", "sampling", "eval_every")},
+        "metrics": task.metrics,
+        "stretch": options.checkpoint_every,
+        "resume": resume,
+        "mesh": mesh,
+        "progress": not options.quiet,
+    }
+
+
 def init(options: Training, sizes: tuple[int, ...], key: jax.Array, weight_std: float | None) -> Any:
     """Return the network's first parameters."""
     dtype = np.float64 if options.dtype == "float64" else np.float32
     return network.init(key, sizes, weight_std=weight_std, dtype=dtype)
-
-
-def default_weight_std(options: Training) -> float | None:
-    """Return the source's, with which deeper networks do not learn, or None: of each layer's own."""
-    return 0.01 if len(options.hidden) == 1 else None
 
 
 def optimizer(options: Training, **values: Any) -> optax.GradientTransformation:

@@ -25,20 +25,9 @@ _CONFIG, _HISTORY, _SUMMARY = "config.json", "history.csv", "summary.json"
 _LOCK, _PREVIOUS = ".lock", "previous"
 # All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
 _FILES = (
-    _HISTORY,
-    "params.safetensors",
-    "networks.csv",
-    "loss.png",
-    "accuracy.png",
-    "r2.png",
-    "curves.png",
-    "confusion.png",
-    "mistakes.png",
-    "weights.png",
-    "model.safetensors",
-    "model.stablehlo",
-    _CONFIG,
-    _SUMMARY,
+    *(_HISTORY, "params.safetensors", "networks.csv", "model.safetensors", "model.stablehlo"),
+    *("loss.png", "accuracy.png", "r2.png", "curves.png", "confusion.png", "mistakes.png", "weights.png"),
+    *(_CONFIG, _SUMMARY),
 )
 # What may differ when a run is resumed, beside options that may change.
 _FREE = ("options", "device", "versions")
@@ -111,15 +100,14 @@ def trained(folder: Path) -> Trained:
 
 def saved_options(options: Training) -> tuple[Path, dict[str, Any]]:
     """Return where the run to resume says its options, and those."""
+    needs = "--resume needs the run's folder: expected"
     if options.out is None:
-        raise ValueError("--resume needs the run's folder: expected --out FOLDER, got none")
+        raise ValueError(f"{needs} --out FOLDER, got none")
     if options.overwrite:
         raise ValueError("expected --resume or --overwrite, got both")
     path = options.out / _CONFIG
     if not path.exists():
-        raise ValueError(
-            f"--resume needs the run's folder: expected one that holds {_CONFIG}, got {options.out}"
-        )
+        raise ValueError(f"{needs} one that holds {_CONFIG}, got {options.out}")
     saved = read_config(options.out).get("options")
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: expected a JSON object under 'options', got {saved!r}")

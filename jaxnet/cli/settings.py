@@ -174,12 +174,15 @@ class Training(Configured):
     no_plots: bool = _output(False, "draw no pictures")
     overwrite: bool = _call(False, "write over the run that --out holds")
     resume: bool = _call(False, "continue what --out holds, with its options, up to --steps in all")
+    dry_run: bool = _call(False, "load the data, say what would be trained on them, and end")
 
-    def rates(self) -> dict[str, Any]:
-        """Return the optimizer's hyperparameters that were given, and the learning rate in any case."""
-        names = ("learning_rate", "momentum", "weight_decay")
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what a sweep can go over, where it was given, but the first two in any case."""
+        names = ("weight_std", "learning_rate", "momentum", "weight_decay")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {"learning_rate": _names.LEARNING_RATES[self.optimizer]} | given
+        # With the source's, deeper networks do not learn: None is of each layer's own.
+        std = 0.01 if len(self.hidden) == 1 else None
+        return {"weight_std": std, "learning_rate": _names.LEARNING_RATES[self.optimizer]} | given
 
 
 @dataclass(frozen=True, kw_only=True)

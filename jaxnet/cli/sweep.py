@@ -23,8 +23,8 @@ def run(options: Sweep) -> int:
     """Train all, write the run folder, print the table; return the exit code."""
     clock = table.Clock(options.started)
     task = problem.read(options)
-    varied = {"weight_std": options.weight_std or problem.default_weight_std(options), **options.rates()}
-    grid = {name: values if isinstance(values, tuple) else (values,) for name, values in varied.items()}
+    varied = options.hyperparameters().items()
+    grid = {name: values if isinstance(values, tuple) else (values,) for name, values in varied}
     for name, given in grid.items():
         if len(set(given)) < len(given) and not options.resume:  # one of yesterday may have them
             flag, got = name.replace("_", "-"), " ".join(map(str, given))
@@ -38,7 +38,11 @@ def run(options: Sweep) -> int:
     seeds = range(options.seed, options.seed + options.seeds)
     networks = [(setting, seed) for setting in settings for seed in seeds]
 
-    mesh, every = machines.mesh(options), options.checkpoint_every
+    if options.dry_run:
+        told = f"{len(settings)} settings of {options.optimizer} x {len(seeds)} seeds"
+        print(problem.plan(options, task, told))
+        return 0
+    mesh = machines.mesh(options)
     is_first = sharding.first_process(mesh)
     callbacks: list[Callable[[training.Stretch], object]] = [signals.heed]
     keys = {seed: jax.random.split(jax.random.key(seed)) for seed in seeds}  # as in `jaxnet train`
@@ -54,7 +58,9 @@ def run(options: Sweep) -> int:
         with sharding.alike(mesh) as same:
             if is_first:
                 folder = run_folder.path(options)
-                saver = writing.enter_context(checkpoints.Checkpointer(folder, every=every))
+                saver = writing.enter_context(
+                    checkpoints.Checkpointer(folder, every=options.checkpoint_every)
+                )
                 configuration = run_folder.configuration(
                     options, task.fingerprint, **task.settings, settings=settings
                 )
@@ -73,22 +79,12 @@ def run(options: Sweep) -> int:
             task.loss,
             params,
             task.parts["train"],
-            test=task.parts["test"],
-            validation=task.parts.get("validation"),
             optimizer=optimizer,
             hyperparameters=values,
-            batch_size=options.batch_size,
-            steps=options.steps,
             key=key,
-            sampling=options.sampling,
-            metrics=task.metrics,
-            eval_every=options.eval_every,
             max_networks=options.max_networks,
             callbacks=callbacks,
-            stretch=every,
-            resume=resume,
-            mesh=mesh,
-            progress=not options.quiet,
+            **problem.arguments(options, task, resume, mesh),
         )
         spent = result.compile_seconds - before[0], result.train_seconds - before[1]
         clock.lap("evaluation", compilation=spent[0], training=spent[1])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -30,11 +31,13 @@ def run(options: Train) -> int:
     with ExitStack() as ending, ExitStack() as writing:
         with sharding.alike(mesh) as same:
             task = problem.read(options, mesh)
-            headline, hyperparameters = task.summary[0], options.rates()
-            std = problem.default_weight_std(options) if options.weight_std is None else options.weight_std
+            headline, hyperparameters = task.summary[0], options.hyperparameters()
+            settings, std = task.settings | hyperparameters, hyperparameters.pop("weight_std")
             optimizer = problem.optimizer(options, **hyperparameters)
-            every = options.checkpoint_every
-            settings = {**task.settings, **hyperparameters, "weight_std": std}
+            rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
+            if options.dry_run:
+                print(problem.plan(options, task, rule))
+                return 0
             configuration = run_folder.configuration(options, task.fingerprint, **settings)
             init_key, batch_key = jax.random.split(jax.random.key(options.seed))
             params = problem.init(options, task.sizes, init_key, std)
@@ -43,7 +46,9 @@ def run(options: Train) -> int:
             if is_first:
                 folder = run_folder.path(options)
                 best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
-                saver = writing.enter_context(checkpoints.Checkpointer(folder, every=every, best=best))
+                saver = writing.enter_context(
+                    checkpoints.Checkpointer(folder, every=options.checkpoint_every, best=best)
+                )
                 ending.push(run_folder.begin(folder, options, configuration))
                 resume = saver.restore(like)
                 callbacks = [_table(options, task), saver, *callbacks]
@@ -64,21 +69,11 @@ def run(options: Train) -> int:
                 task.loss,
                 params,
                 task.parts["train"],
-                test=task.parts["test"],
-                validation=task.parts.get("validation"),
                 optimizer=optimizer,
-                batch_size=options.batch_size,
-                steps=options.steps,
                 key=batch_key,
-                sampling=options.sampling,
-                metrics=task.metrics,
-                eval_every=options.eval_every,
                 early_stopping=stopping,
                 callbacks=callbacks,
-                stretch=every,
-                resume=resume,
-                mesh=mesh,
-                progress=not options.quiet,
+                **problem.arguments(options, task, resume, mesh),
             )
         except training.NonFiniteError as error:
             failure, result = error, error.result
@@ -109,7 +104,6 @@ def run(options: Train) -> int:
                 _draw(folder, result.history, task, options.batch_size / task.examples)
                 clock.lap("plots")
     stopped = f", stopped early, best after step {summary['best_step']}" if result.stopped_early else ""
-    rule = f"{options.optimizer} at {hyperparameters['learning_rate']:g}"
     print(
         f"{'-'.join(map(str, task.sizes))}, {rule}, {steps} steps"
         f"{' (interrupted)' if result.interrupted else ''}{stopped}: "
@@ -158,11 +152,7 @@ def _draw(folder: Path, history: training.History, task: problem.Problem, epochs
     run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
     epochs = history.eval_step * epochs_per_step
     curves = {part: getattr(history, part)[headline] for part in ("train", "test")}
-    if headline == "accuracy":
-        run_folder.write_picture(
-            folder / "accuracy.png", lambda: plots.accuracy_curves(epochs, *curves.values())
-        )
-    else:
-        run_folder.write_picture(
-            folder / "r2.png", lambda: plots.lines(epochs, curves, xlabel="epochs", ylabel="R²")
-        )
+    draw = partial(plots.accuracy_curves, epochs, *curves.values())
+    if headline == "r2":
+        draw = partial(plots.lines, epochs, curves, xlabel="epochs", ylabel="R²")
+    run_folder.write_picture(folder / f"{headline}.png", draw)
