@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxnet import checkpoints, datasets, metrics, network, optimizers, plots, sharding, training
+    from jaxnet import checkpoints, datasets, metrics, network, optimizers, plots, sharding, shards, training
     from jaxnet.activations import relu, relu_grad, sigmoid, sigmoid_grad, softmax, tanh, tanh_grad
     from jaxnet.differentiation import (
         complex_step_gradient,
@@ -52,6 +52,7 @@ __all__ = [
     "relu_grad",
     "richardson_gradient",
     "sharding",
+    "shards",
     "sigmoid",
     "sigmoid_grad",
     "softmax",

@@ -25,6 +25,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -138,7 +139,7 @@ def load(
     task: Task = "classification",
     target: str | None = None,
 ) -> Split:
-    """Load "digits", "mnist", "fashion-mnist", or your own `.npz` or `.csv` file or folder of images.
+    """Load "digits", "mnist", "fashion-mnist", or your own `.npz` or `.csv` file, or folder.
 
     `directory` is the folder of the four files of MNIST or Fashion-MNIST; `target` the column of a `.csv`
     file that is t, the last one by default; `task` what t is in your own `.npz` or `.csv` file. Raises
@@ -156,6 +157,8 @@ def load(
         raise ValueError(f"target is of .csv files, got it with {name!r}")
     if task != "classification" and kind not in ("npz", "csv"):
         raise ValueError(f"task {task!r} is of .npz and .csv files, got it with {name!r}")
+    if kind == "shards":
+        return _load_shards(name, normalize, one_hot_label)
     if kind == "published":
         return _load_published(name, directory, normalize, one_hot_label)
     if kind == "npz":
@@ -176,7 +179,7 @@ def _kind(name: str) -> str:
     if (suffix := Path(name).suffix.lower()) in (".npz", ".csv"):
         return suffix[1:]
     if Path(name).expanduser().is_dir():
-        return "images"
+        return "shards" if Path(name, "index.json").expanduser().is_file() else "images"
     close = difflib.get_close_matches(name.lower(), CLASS_NAMES, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ValueError(
@@ -197,6 +200,8 @@ def input_scale(name_or_path: _Path) -> float:
     kind = _kind(name)
     if kind == "digits":
         return 1 / 16
+    if kind == "shards":
+        return 1 / (_shards(name)[0].top or 1.0)
     if kind in ("published", "images"):
         return 1 / 255
     is_bytes = kind == "npz" and _read_npz(Path(name).expanduser())[0]["x_train"].dtype == np.uint8
@@ -215,6 +220,9 @@ def class_names(name_or_path: _Path, *, target: str | None = None) -> tuple[str,
     kind = _kind(name)
     if kind == "csv":
         return _named_labels(_read_csv(Path(name).expanduser(), target)[1], name)[1]
+    if kind == "shards":
+        names: tuple[str, ...] | None = _shards(name)[0].class_names
+        return names
     if kind == "images":
         return tuple(_image_folders(Path(name).expanduser())[1])
     return CLASS_NAMES.get(name)
@@ -258,6 +266,20 @@ def load_fashion_mnist(
     sizes, labels 0 to 9). `CLASS_NAMES["fashion-mnist"]` names the labels.
     """
     return _load_published("fashion-mnist", directory, normalize, one_hot_label)
+
+
+def _shards(name: str) -> Any:
+    from jaxnet import shards  # which needs this file
+
+    return shards.load(name)
+
+
+def _load_shards(name: str, normalize: bool, one_hot_label: bool) -> Split:
+    parts = _shards(name)
+    found = [(part if normalize else replace(part, top=None)).rows(np.arange(len(part))) for part in parts]
+    classes = max(int(t.max()) for _, t in found) + 1 if found[0][1].dtype.kind in "iu" else 0
+    train, test = ((x, _targets(t, classes, one_hot_label) if classes else t) for x, t in found)
+    return train, test
 
 
 def load_npz(
@@ -374,27 +396,61 @@ def load_images(folder: _Path, *, normalize: bool = True, one_hot_label: bool = 
     >>> x_train.shape, x_test.shape
     ((2, 48), (1, 48))
     """
-    pillow = _extras.require("PIL.Image", "folders of images need", "images")
     parts, names = _image_folders(Path(folder).expanduser())
-    first, examples = None, []
-    for part in parts:
-        images, labels = [], []
-        for label, name in enumerate(names):
-            for path in sorted((part / name).iterdir()) if (part / name).is_dir() else ():
-                if path.name.startswith("."):
-                    continue
-                image = _read_image(path, pillow)
-                first = first or (path, image.shape)
-                if image.shape != first[1]:
-                    expected, got = _shape(first[1]), _shape(image.shape)
-                    raise ValueError(f"{path}: expected {expected}, as {first[0].name} has, got {got}")
-                images.append(image.reshape(-1))
-                labels.append(label)
-        if not images:
-            raise ValueError(f"{part}: expected images in the folders of its classes, got none")
+    first: tuple[Path, tuple[int, ...]] | None = None
+    found: dict[Path, tuple[list[Array], list[int]]]
+    first, found = None, {part: ([], []) for part in parts}
+    for part, label, path, image in images_of(folder):
+        first = first or (path, image.shape)
+        if image.shape != first[1]:
+            expected, got = _shape(first[1]), _shape(image.shape)
+            raise ValueError(f"{path}: expected {expected}, as {first[0].name} has, got {got}")
+        images, labels = found[part]
+        images.append(image.reshape(-1))
+        labels.append(label)
+    examples = []
+    for images, labels in found.values():
         x = _scaled(np.stack(images), 255, normalize)
         examples.append((x, _targets(np.array(labels), len(names), one_hot_label)))
     return (examples[0], examples[1]) if len(examples) == 2 else _split(*examples[0], folder)
+
+
+def images_of(folder: _Path) -> Iterator[tuple[Path, int, Path, Array]]:
+    """Yield each image of a folder by class: its part, that folder or one in it, label, path and bytes."""
+    pillow = _extras.require("PIL.Image", "folders of images need", "images")
+    parts, names = _image_folders(Path(folder).expanduser())
+    for part in parts:
+        count = 0
+        for label, name in enumerate(names):
+            for path in sorted((part / name).iterdir()) if (part / name).is_dir() else ():
+                if not path.name.startswith("."):
+                    count += 1
+                    yield part, label, path, _read_image(path, pillow)
+        if not count:
+            raise ValueError(f"{part}: expected images in the folders of its classes, got none")
+
+
+def published_files(name_or_folder: _Path) -> list[Path] | None:
+    """Return the files of train images, train labels, test images, test labels, where a folder has all four.
+
+    name_or_folder: a folder, or "mnist" or "fashion-mnist", looked for and downloaded as `load` does.
+    """
+    name = os.fspath(name_or_folder)
+    folders = [Path(name).expanduser()]
+    if name in _SOURCES:
+        folders = [Path(os.environ.get("JAXNET_DATA_DIR") or "", name).expanduser(), _cache_folder(name)]
+        if all(_missing(folder, _SOURCES[name]) for folder in folders):
+            _load_published(name, None, False, False)
+    for folder in folders:
+        found = [_find(folder, file.name) for file in _FILES]
+        if all(found):
+            return [path for path in found if path is not None]
+    return None
+
+
+def features(x: Array, name: str) -> Array:
+    """Return finite real numbers [n, ...] as float32 [n, d]; ValueError or TypeError for others."""
+    return _features(x, name, False)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

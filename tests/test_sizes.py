@@ -18,7 +18,7 @@ CORE = [
     "training/run",
 ]
 # The aims are 7,000 and 2,500 lines: code, docstrings and blanks.
-MOST, MOST_OF_THE_CORE = 16_600, 4_100
+MOST, MOST_OF_THE_CORE = 17_600, 4_200
 
 
 def lines(paths):

@@ -120,6 +120,8 @@ def _help(field: Field[Any], option: Option) -> str:
 def parse(argv: Sequence[str] | None, kind: type[Parser] = Parser) -> tuple[str, dict[str, Any]]:
     """Return the command and the options that are given; SystemExit, after one line, where they are wrong."""
     found = vars(parser(kind).parse_args(argv))
+    # What argparse has converted of an argument that is not there.
+    found = {name: value for name, value in found.items() if str(value) != argparse.SUPPRESS}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
     return str(given.pop("command")), given
 

@@ -14,16 +14,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxnet import datasets, metrics, network, optimizers, sharding, training
+from jaxnet import datasets, metrics, network, optimizers, sharding, shards, training
 from jaxnet.cli import run_folder, table
-from jaxnet.cli.settings import Training, not_negative
+from jaxnet.cli.settings import Train, Training, not_negative
 
 _ERRORS = ("mean_absolute_error", "mean_squared_error", "r2")
 # Told by what they lead to: the sizes, the metrics by name, the values of a run or of each setting.
 _RESOLVED = ("hidden", "metrics", "learning_rate", "weight_std", "samples", "max_networks")
 
 
-Parts = dict[str, tuple[np.ndarray, np.ndarray]]
+Parts = dict[str, Any]  # pairs (x, t), or datasets on disk
 
 
 class Problem(NamedTuple):
@@ -44,9 +44,9 @@ class Problem(NamedTuple):
     """What `config.json` says of all this."""
 
     def score(self, name: str, result: training.FitResult) -> float:
-        """Return a metric of the test examples, of a process's share as it was last evaluated with all."""
+        """Return a metric of the test examples, of a share, or of what is on disk, as last evaluated."""
         test = self.parts["test"]
-        if not isinstance(test, sharding.Share):
+        if not isinstance(test, sharding.Share | shards.OnDisk):
             return float(self.metrics[name](result.params, *test))
         steps, best = result.history.eval_step, result.best
         return float(result.history.test[name][-1 if best is None else steps.tolist().index(best.step)])
@@ -58,15 +58,21 @@ def read(options: Training, mesh: Mesh | None = None) -> Problem:
     mesh: where it is of several processes, of each part this process's share.
     """
     task = options.task or "classification"
-    train, test = datasets.load(options.data, task=task, target=options.target)
-    parts = {"train": train, "test": test}
+    parts: dict[str, Any]
+    if isinstance(options, Train) and shards.is_folder(options.data):
+        if task == "regression" or options.validation is not None or options.target is not None:
+            raise ValueError("a dataset on disk takes no --task, --target or --validation, got one of them")
+        parts = dict(zip(("train", "test"), shards.load(options.data), strict=True))
+    else:
+        train, test = datasets.load(options.data, task=task, target=options.target)
+        parts = {"train": train, "test": test}
     if options.validation is not None:
         train, validation = datasets.split(train, options.validation, options.seed)
         parts = {"train": train, "validation": validation, "test": test}
     dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
     make = _regression if task == "regression" else _classification
     problem: Problem = make(options, parts, {"activation": options.activation, "dtype": dtype})
-    if mesh is None or not sharding.several_processes(mesh):
+    if mesh is None or not sharding.several_processes(mesh) or isinstance(parts["train"], shards.OnDisk):
         return problem
     shares: dict[str, Any] = {}
     for name, (x, t) in problem.parts.items():
@@ -76,8 +82,9 @@ def read(options: Training, mesh: Mesh | None = None) -> Problem:
 
 
 def _classification(options: Training, parts: Parts, chosen: dict[str, Any]) -> Problem:
-    classes = int(max(parts[name][1].max() for name in ("train", "test"))) + 1
-    weights = _class_weights(options.class_weights, parts["train"][1], classes)
+    labels = {name: p.labels() if isinstance(p, shards.OnDisk) else p[1] for name, p in parts.items()}
+    classes = int(max(labels[name].max() for name in ("train", "test"))) + 1
+    weights = _class_weights(options.class_weights, labels["train"], classes)
     loss = partial(network.loss, **chosen, class_weight=weights)
     own = {"accuracy": partial(network.accuracy, **chosen), "loss": loss}
     names = sorted({"accuracy", *options.metrics})  # of accuracy are the lines, the plot and the summary
@@ -130,24 +137,32 @@ def _problem(
     export: Callable[[network.Params], dict[str, Any]],
 ) -> Problem:
     train, test = parts["train"], parts["test"]
-    sizes = (train[0].shape[1], *options.hidden, outputs)
+    counts = [_length(part) for part in (train, test)]
+    first = train.rows(np.arange(1))[0] if isinstance(train, shards.OnDisk) else train[0]
+    sizes = (first.shape[1], *options.hidden, outputs)
     packages = ("jaxnet", "jax", "jaxlib", "numpy", "optax")
     settings = {
         **{name: value for name, value in options.saved().items() if name not in _RESOLVED},
-        "train_examples": len(train[0]),
-        "test_examples": len(test[0]),
+        "train_examples": counts[0],
+        "test_examples": counts[1],
         "sizes": sizes,
         "metrics": sorted(metrics),
         "device": str(*jnp.zeros(()).devices()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
     fingerprint = run_folder.fingerprint((train, test))
-    return Problem(parts, len(train[0]), fingerprint, sizes, loss, metrics, summary, export, settings)
+    return Problem(parts, counts[0], fingerprint, sizes, loss, metrics, summary, export, settings)
+
+
+def _length(part: Any) -> int:
+    if isinstance(part, sharding.Share):
+        return part.length
+    return len(part) if isinstance(part, shards.OnDisk) else len(part[0])
 
 
 def plan(options: Training, task: Problem, rule: str) -> str:
     """Return what would be trained on what, for --dry-run."""
-    parts = ", ".join(f"{name} {list(part[0].shape)}" for name, part in task.parts.items())
+    parts = ", ".join(f"{name} [{_length(part)}, {task.sizes[0]}]" for name, part in task.parts.items())
     parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(task.sizes))
     shape = f"{'-'.join(map(str, task.sizes))}, {options.activation}, {options.dtype}"
     epochs = options.steps * options.batch_size / task.examples

@@ -301,6 +301,21 @@ class Export(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Convert(Settings):
+    """Write a dataset, however large, as a folder of shards, which --data takes and trains from disk."""
+
+    examples = "mnist shards/mnist", "table.csv shards/table --target kind", "--verify shards/mnist"
+    source: str = _argument(
+        MISSING, f"{_DATA.removeprefix('digits, ')}; or to --verify, one of shards", "DATA"
+    )
+    folder: Path | None = _argument(None, "the new folder", "FOLDER")
+    target: str | None = _data(None, "the column of a .csv file to predict; by default the last", "COLUMN")
+    test: float = _data(0.2, "share to test on, where the data do not say which", "SHARE", _share)
+    shard_size: int = _output(64, "MB of a shard, and so what is held in memory", "MB")
+    verify: bool = _call(False, "compare every shard of a folder with its SHA-256, and end")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runs(Settings):
     """List the runs of folders, and compare them: the settings in which they differ, and the results."""
 
@@ -309,5 +324,5 @@ class Runs(Settings):
     json: bool = _output(False, "print JSON")
 
 
-_KINDS = Train, Sweep, Evaluate, Predict, Plot, Export, Runs, Check, Parity
+_KINDS = Train, Sweep, Evaluate, Predict, Plot, Export, Convert, Runs, Check, Parity
 COMMANDS: dict[str, type[Settings]] = {kind.__name__.lower(): kind for kind in _KINDS}

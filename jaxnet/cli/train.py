@@ -14,6 +14,7 @@ import numpy as np
 from jaxnet import checkpoints, plots, sharding, training
 from jaxnet.cli import machines, problem, run_folder, signals, table
 from jaxnet.cli.settings import Train
+from jaxnet.shards import OnDisk
 
 
 def run(options: Train) -> int:
@@ -131,15 +132,16 @@ def _table(options: Train, task: problem.Problem) -> Callable[[training.Stretch]
     headline = task.summary[0]
     every = options.eval_every or max(task.examples // options.batch_size, 1)
     told = table.told_every(-(-options.steps // every) + 1)
-    columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in task.parts), "seconds"
+    parts = [part for part, told in task.parts.items() if part != "train" or not isinstance(told, OnDisk)]
+    columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in parts), "seconds"
     row = table.rows_of_a_run(columns, write)
     losses: list[float] = []
 
     def tell(stretch: training.Stretch) -> None:
         losses.extend(stretch.loss)
         step = int(stretch.state.step)
-        if stretch.train and ((step - 1) // every % told == 0 or step == options.steps):
-            values = [np.mean(losses), *(getattr(stretch, part)[headline] for part in task.parts)]
+        if stretch.test and ((step - 1) // every % told == 0 or step == options.steps):
+            values = [np.mean(losses), *(getattr(stretch, part)[headline] for part in parts)]
             epoch, seconds = step * options.batch_size / task.examples, time.perf_counter() - options.started
             row([f"{step:,}", f"{epoch:.1f}", *map(table.rounded, values), f"{seconds:.1f}"])
             losses.clear()
@@ -151,8 +153,10 @@ def _draw(folder: Path, history: training.History, task: problem.Problem, epochs
     headline = task.summary[0]
     run_folder.write_picture(folder / "loss.png", lambda: plots.loss_curve(history.loss))
     epochs = history.eval_step * epochs_per_step
-    curves = {part: getattr(history, part)[headline] for part in ("train", "test")}
+    found = {part: getattr(history, part) for part in ("train", "test")}
+    curves = {part: measured[headline] for part, measured in found.items() if measured}
     draw = partial(plots.accuracy_curves, epochs, *curves.values())
-    if headline == "r2":
-        draw = partial(plots.lines, epochs, curves, xlabel="epochs", ylabel="R²")
+    if headline == "r2" or len(curves) < 2:
+        ylabel = "R²" if headline == "r2" else f"test {headline}"
+        draw = partial(plots.lines, epochs, curves, xlabel="epochs", ylabel=ylabel)
     run_folder.write_picture(folder / f"{headline}.png", draw)

@@ -30,6 +30,7 @@ from jaxnet.sharding import (
     split_params,
     together,
 )
+from jaxnet.shards import OnDisk
 from jaxnet.training.program import Record, compile_evaluate, compile_train, on_device
 from jaxnet.training.run import (
     Best,
@@ -77,6 +78,8 @@ from jaxnet.training.task import (
 )
 
 _log = logging.getLogger(__name__)
+
+Data = tuple[PyTree, PyTree] | Share | OnDisk
 
 
 class FitResult(NamedTuple):
@@ -126,10 +129,10 @@ class NonFiniteError(FloatingPointError):
 def fit(
     loss: Loss,
     params: PyTree,
-    train: tuple[PyTree, PyTree] | Share,
+    train: Data,
     *,
-    test: tuple[PyTree, PyTree] | Share | None = None,
-    validation: tuple[PyTree, PyTree] | Share | None = None,
+    test: Data | None = None,
+    validation: Data | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -162,7 +165,8 @@ def fit(
     """Train `params` by mini-batch steps of an optax optimizer and return the last state and the history.
 
     loss: pure `loss(params, x, t)`, a scalar, traceable by JAX. train, test, validation: `(x, t)`, each an
-    array or a pytree of arrays, examples on the first axis; t may be None. Leaves of params that are not
+    array or a pytree of arrays, examples on the first axis; t may be None; or `shards.OnDisk`, which is read
+    as it is needed and, to train on, evaluated only where eval_parts names it. Leaves of params that are not
     floating-point are left as they are. optimizer: SGD at 0.1 by default; batch_size: 100; steps: 10,000, or
     epochs of `max(n // batch_size, 1)` steps; key: `jax.random.key(0)`, or a seed: the source's (4.3).
 

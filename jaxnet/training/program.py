@@ -7,7 +7,7 @@ its optimizer.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -23,7 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int, Key
 
 from jaxnet.gradcheck.interpret import inside
-from jaxnet.sharding import DATA, fetched, over_all, place, replicated
+from jaxnet.sharding import DATA, fetched, layout, over_all, place, replicated
+from jaxnet.training import disk
 from jaxnet.training.state import (
     Examples,
     Measure,
@@ -209,7 +210,7 @@ class Record(NamedTuple):
 def run_stretch(
     state: TrainState,
     num_steps: Int[Array, ""],
-    rows: Int[Array, "... max_steps batch"] | None,
+    rows: Int[Array, "... max_steps batch"] | Int[Array, ""],
     hyper: dict[str, Array],
     examples: Examples,
     *,
@@ -222,7 +223,8 @@ def run_stretch(
 ) -> tuple[TrainState, Record, Bool[Array, "..."]]:
     """Run num_steps ≤ max_steps updates; return the state, a record of each, and whether all is finite.
 
-    rows: which examples are in each batch; None where examples are the batches themselves, [max_steps, ...].
+    rows: which examples are in each batch; or, where examples are batches themselves [max_steps, batch, ...],
+    the number of the first.
 
     num_steps is traced: one program serves a stretch of any length, and its steps are the same bit for bit
     however a run is cut. at_once: None for one network; for many, whose hyperparameters and state but for a
@@ -232,22 +234,21 @@ def run_stretch(
     # Of one network XLA turns the products back by itself.
     turn = turned if at_once else lambda tree: tree
 
-    max_steps = rows.shape[-2] if rows is not None else len(jax.tree.leaves(examples.x)[0])
+    max_steps = rows.shape[-2] if rows.ndim else len(jax.tree.leaves(examples.x)[0])
 
-    def batch_of(rows: Array | None, index: Array | int) -> Examples:
-        if rows is not None:
+    def batch_of(rows: Array, index: Array | int) -> Examples:
+        if rows.ndim:
             return taken(examples, rows[index])
         layout = examples.layout
 
         def cut(leaf: Array) -> Array:
-            return leaf[index][:batch_size] if layout is None else layout.batch(leaf[index][:batch_size])
+            own = jax.lax.dynamic_index_in_dim(leaf, rows + index, keepdims=False)[:batch_size]
+            return own if layout is None else layout.batch(own)
 
         found: Examples = jax.tree.map(cut, examples._replace(layout=None))
         return found
 
-    def one(
-        state: TrainState, rows: Array | None, hyper: dict[str, Array]
-    ) -> tuple[TrainState, Record, Array]:
+    def one(state: TrainState, rows: Array, hyper: dict[str, Array]) -> tuple[TrainState, Record, Array]:
         own_loss, rest = loss.bound(hyper)
         rule = optimizer(**rest) if rest else optimizer
         step_loss = replace(own_loss, turned=bool(at_once))
@@ -281,7 +282,7 @@ def run_stretch(
 
     if at_once is None:
         return one(state, rows, hyper)
-    if rows is not None and rows.ndim == 3:
+    if rows.ndim == 3:
         shared = None if state.key.ndim else state.key
         state = state if shared is None else state._replace(key=jnp.broadcast_to(shared, len(rows)))
         state, *found = jax.lax.map(lambda network: one(*network), (state, rows, hyper), batch_size=at_once)
@@ -411,7 +412,18 @@ def compile_train(
     how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
     how |= {"track": task.track, "at_once": at_once}
     batches = exchanging = None
-    if examples.layout is not None and examples.layout.parts > 1:
+    source = task.on_disk.get("train")
+    if source is not None:
+        width = (
+            task.batch_size if mesh is None else -(-task.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
+        )
+        split = None if mesh is None else NamedSharding(mesh, PartitionSpec(None, DATA))
+        batches = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((max_steps, width, *a.shape[1:]), a.dtype, sharding=split),
+            examples._replace(layout=None if mesh is None else layout(width, mesh)),
+        )
+        how["batch_size"] = task.batch_size
+    elif examples.layout is not None and examples.layout.parts > 1:
         split = NamedSharding(
             examples.layout.sharding.mesh, PartitionSpec(None, *examples.layout.sharding.spec)
         )
@@ -419,7 +431,7 @@ def compile_train(
         batches = jax.eval_shape(exchange, rows, examples)
         batches = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batches)
         how["batch_size"] = task.batch_size
-    given = (rows, hyper, examples) if batches is None else (None, hyper, batches)
+    given = (rows, hyper, examples) if batches is None else (zero, hyper, batches)
     step = program(run_stretch, state, zero, *given, plain=at_once is None, spread=taking, **how)
     draw = program(
         draw_rows,
@@ -434,6 +446,15 @@ def compile_train(
         sampling=task.sampling,
     )
 
+    if source is not None:
+        key = state.key
+
+        def rows_of(number: int) -> np.ndarray:
+            drawn = draw.result()(key, on_device(number * max_steps, mesh), task.batches, None)
+            return np.asarray(jax.device_get(drawn))
+
+        block = disk.batches(source, rows_of, mesh, examples.sample_weight)
+
     def take(
         state: TrainState,
         first: Array,
@@ -443,10 +464,15 @@ def compile_train(
     ) -> tuple[TrainState, Record, Array]:
         if kept is not None:
             state = jax.tree.map(place, state, kept)
+        if source is not None:
+            number, offset = divmod(int(jax.device_get(first)), max_steps)
+            own = on_device(offset, mesh), hyper, block(number)
+            found: tuple[TrainState, Record, Array] = step.result()(state, num_steps, *own)
+            return found
         rows = draw.result()(state.key, first, task.batches, subsets)
         own = rows, hyper, examples
         if exchanging is not None:
-            own = None, hyper, exchanging.result()(rows, examples)
+            own = zero, hyper, exchanging.result()(rows, examples)
         result: tuple[TrainState, Record, Array] = step.result()(state, num_steps, *own)
         return result
 
@@ -477,7 +503,27 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
             many=many,
         )
 
-    programs = {part: compiled(part, task.metrics) for part in task.eval_parts}
+    programs = {part: compiled(part, task.metrics) for part in task.eval_parts if part not in task.on_disk}
+
+    def over_disk(
+        part: str, weights: Weights
+    ) -> Iterator[tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+        source = task.on_disk[part]
+        at_once = task.eval_batch or max(2, disk.PIECE // disk.row_bytes(source))
+        for examples in disk.pieces(source, at_once, task.mesh):
+            length = num_examples(examples)
+            how: dict[str, Any] = {
+                "metrics": tuple(task.metrics.items()),
+                "chunk": -(-length // 2),
+                "many": many,
+            }
+            if (part, length) not in of_length:
+                of_length[part, length] = program(
+                    evaluate, weights, examples, plain=False, spread=spread, **how
+                )
+            yield length, jax.device_get(of_length[part, length].result()(weights, examples))
+
+    of_length: dict[tuple[str, int], Future[Any]] = {}
 
     def measure(state: TrainState) -> Metrics:
         measured: Metrics = {}
@@ -485,6 +531,10 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
         if kept is not None:
             weights = jax.tree.map(place, weights, kept)
         for part in task.eval_parts:
+            if part in task.on_disk:
+                means = disk.mean_over(over_disk(part, weights), part)
+                measured[part] = {n: v if v.ndim else v.dtype.type(v) for n, v in means.items()}
+                continue
             found = jax.device_get(programs[part].result()(weights, task.parts[part]))
             measured[part] = {}
             for name, (value, gap) in found.items():

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnet.sharding import fetched
+from jaxnet.training import disk
 from jaxnet.training.program import Evaluate, Metrics, Record, merged
 from jaxnet.training.state import PyTree, TrainState, weights_of
 from jaxnet.training.task import EarlyStopping, Task, batch_error
@@ -401,7 +402,9 @@ def next_cut(done: int, pace: float, task: Task, max_steps: int) -> Cut:
     next_evaluation = steps if every is None else min(steps, done + 1 + -done % every)
     boundary = steps if stretch is None else done + stretch - done % stretch
     patience = int(_STRETCH_SECONDS / pace) if pace else _FIRST_STRETCH
-    num_steps = max(1, min(max_steps, next_evaluation - done, boundary - done, patience))
+    # Of batches from disk, to the end of those that are read at once.
+    room = max_steps - done % max_steps if "train" in task.on_disk else max_steps
+    num_steps = max(1, min(room, next_evaluation - done, boundary - done, patience))
     end = done + num_steps
     ends = stretch is None or end in (boundary, next_evaluation)
     return Cut(num_steps, every is not None and end == next_evaluation, ends)
@@ -414,6 +417,9 @@ def longest_cut(task: Task, networks: int = 1) -> int:
     devices.
     """
     train = task.parts["train"]
+    if (source := task.on_disk.get("train")) is not None:
+        at_once = disk.PIECE // (disk.row_bytes(source) * task.batch_size)
+        return max(1, min(_MAX_STRETCH, task.steps, at_once))
     if train.layout is not None and train.layout.parts > 1:
         size: int = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(train)) * task.batch_size
         return max(1, min(_MAX_STRETCH, task.steps, _MAX_EXCHANGED // size))

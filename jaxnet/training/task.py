@@ -17,6 +17,8 @@ from jaxtyping import Key
 
 from jaxnet._arrays import as_examples
 from jaxnet.sharding import Share, fetched, layout, place, replicated
+from jaxnet.shards import OnDisk
+from jaxnet.training import disk
 from jaxnet.training.state import (
     BATCH_SIZE,
     STEPS,
@@ -82,6 +84,8 @@ class Task(NamedTuple):
     track: tuple[str, ...] = ()
     subsets: Array | None = None
     """Of many networks the rows of train that each is trained on [networks, m]."""
+    on_disk: Mapping[str, OnDisk] = {}
+    """The parts that stay there, of which `parts` holds but the shapes."""
     mesh: Mesh | None = None
     """The devices that a run is spread over, where it names them."""
 
@@ -126,11 +130,15 @@ def check_task(
 
     With a mesh its arrays are still on the host: see `placed_task`. many: for many networks.
     """
+    on_disk = {name: part for name, part in parts.items() if isinstance(part, OnDisk)}
     train = check_examples(parts["train"], "train", mesh=mesh, many=many)
     length = num_examples(train)
     if isinstance(parts["train"], Share) and isinstance(class_weight, str):
         raise ValueError("class_weight must be numbers where a process has but a share of train")
-    given, loss = loss, with_class_weight(loss, class_weight, train.t)
+    given, loss = (
+        loss,
+        with_class_weight(loss, class_weight, on_disk["train"].labels() if "train" in on_disk else train.t),
+    )
     train = train._replace(sample_weight=check_sample_weight(sample_weight, length, loss))
     checked = {"train": train}
     if subsets is not None:
@@ -162,7 +170,9 @@ def check_task(
     }
     for part in eval_parts or ():
         check_choice(part, list(checked), "eval_parts")
-    evaluated = tuple(part for part in checked if eval_parts is None or part in eval_parts)
+    # Not all that one trains on, where it is on disk, unless it is asked for.
+    by_default = [part for part in checked if part != "train" or part not in on_disk]
+    evaluated = tuple(part for part in checked if part in (by_default if eval_parts is None else eval_parts))
     every = (
         max(length // batch_size, 1) if eval_every is None else check_positive_int(eval_every, "eval_every")
     )
@@ -185,6 +195,7 @@ def check_task(
         early_stopping,
         tuple(track),
         subsets,
+        on_disk,
         mesh,
     )
     if early_stopping is not None:
@@ -372,6 +383,11 @@ def next_batch(state: TrainState, task: Task, network: int | None = None) -> tup
         rows = task.batches[step]
     if task.subsets is not None:
         rows = task.subsets[network][rows]
+    if (source := task.on_disk.get("train")) is not None:
+        host = np.asarray(rows)
+        disk.check_finite(source, host)
+        found: Examples = jax.tree.map(jnp.asarray, disk.read(source, host, examples.sample_weight))
+        return found, step_key(state.key, step)
     if task.mesh is None:
         return taken(examples, rows), step_key(state.key, step)
     return fetched(jax.jit(taken)(examples, np.asarray(rows)), task.mesh), step_key(state.key, step)
@@ -385,6 +401,12 @@ def check_examples(
     With a mesh they are still on the host, of many networks without a layout: each has them all.
     """
     length = None
+    if isinstance(examples, OnDisk):
+        if many:
+            raise TypeError(f"{name} must be a pair (x, t) of arrays; a dataset on disk is for fit")
+        found = disk.like(examples)
+        _check_inputs(found.x, name, like)
+        return found
     if isinstance(examples, Share):
         if mesh is None or many:
             raise TypeError(f"{name} must be a pair (x, t); a Share is for fit with a mesh")
@@ -408,17 +430,7 @@ def check_examples(
             limits = jnp.iinfo(after.dtype)
             if low < limits.min or high > limits.max:
                 raise ValueError(f"{name} must fit into {after.dtype}, got {low}..{high}")
-    if like is not None:
-        wanted_tree, got = (str(jax.tree.structure(tree)) for tree in (like, found.x))
-        if wanted_tree != got:
-            raise ValueError(f"{name} inputs must be of the structure of train inputs, got {got}")
-        pairs = zip(jax.tree.leaves(like), jax.tree_util.tree_leaves_with_path(found.x), strict=True)
-        for wanted, (path, leaf) in pairs:
-            if leaf.shape[1:] != wanted.shape[1:]:
-                raise ValueError(
-                    f"{name} inputs{jax.tree_util.keystr(path)} must have the shape of train inputs, "
-                    f"{list(wanted.shape[1:])} each, got {list(leaf.shape[1:])}"
-                )
+    _check_inputs(found.x, name, like)
     for tree, kind in ((found.x, "inputs"), (found.t, "targets")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(leaf.dtype, jnp.inexact) and not all_finite(leaf):
@@ -427,6 +439,21 @@ def check_examples(
                 raise ValueError(f"{name} {kind}{where} must be finite, got NaN or infinity in example {row}")
     result: Examples = found
     return result
+
+
+def _check_inputs(x: PyTree, name: str, like: PyTree) -> None:
+    """Refuse inputs that are not like those of train."""
+    if like is not None:
+        wanted_tree, got = (str(jax.tree.structure(tree)) for tree in (like, x))
+        if wanted_tree != got:
+            raise ValueError(f"{name} inputs must be of the structure of train inputs, got {got}")
+        pairs = zip(jax.tree.leaves(like), jax.tree_util.tree_leaves_with_path(x), strict=True)
+        for wanted, (path, leaf) in pairs:
+            if leaf.shape[1:] != wanted.shape[1:]:
+                raise ValueError(
+                    f"{name} inputs{jax.tree_util.keystr(path)} must have the shape of train inputs, "
+                    f"{list(wanted.shape[1:])} each, got {list(leaf.shape[1:])}"
+                )
 
 
 def _as_on_device(leaf: Any) -> np.ndarray:
@@ -444,8 +471,10 @@ def described(task: Task, state: TrainState) -> dict[str, Any]:
         if not rows:
             digest.update(np.ascontiguousarray(host).data)
 
-    for part in task.parts.values():
-        for leaf in jax.tree.leaves(part):  # of a share only what it is like
+    for source in task.on_disk.values():
+        digest.update(repr([(shard.length, shard.sha256) for shard in source.shards]).encode())
+    for name, part in task.parts.items():
+        for leaf in jax.tree.leaves(part) * (name not in task.on_disk):  # of a share only what it is like
             add(leaf, rows=part.layout is not None and len(leaf) != part.layout.length)
         digest.update(str(num_examples(part)).encode())
     data, digest = digest.digest(), hashlib.sha256()
@@ -476,7 +505,8 @@ def placed_task(task: Task) -> Task:
         return found
 
     batches = None if task.batches is None else place(task.batches, everywhere)
-    return task._replace(parts={n: placed(e) for n, e in task.parts.items()}, batches=batches)
+    parts = {n: e if n in task.on_disk else placed(e) for n, e in task.parts.items()}
+    return task._replace(parts=parts, batches=batches)
 
 
 def check_optimizer(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
