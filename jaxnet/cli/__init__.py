@@ -4,12 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jaxnet.cli import parser, signals
-from jaxnet.cli.settings import Computed
+from jaxnet.cli.settings import COMMANDS
 
 
 def entry() -> NoReturn:
@@ -18,6 +18,9 @@ def entry() -> NoReturn:
         if getattr(sys, name) is None:  # closed by who started the process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
         getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C ends the process at once until there is a run: an exception in an import of JAX's can crash.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
     if code not in (130, 143):
         sys.exit(code)
@@ -30,6 +33,8 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 (fails), 2 (error), 3 (inconclusive), 130 (Ctrl-C) or 143 (SIGTERM)."""
     command, given = parser.parse(sys.argv[1:] if argv is None else argv)
+    with suppress(Exception):  # which is told below
+        import_module("jax")
     with signals.handled() as came:
         code = _run(command, given)
         return 143 if code == 130 and signal.SIGTERM in came else code
@@ -43,8 +48,8 @@ def _run(command: str, given: dict[str, Any]) -> int:
             print(parser.as_toml(command, options))
             return 0
         with ExitStack() as context:
-            if isinstance(options, Computed) and options.data_dir is not None:
-                os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
+            if folder := getattr(options, "data_dir", None):
+                os.environ["JAXNET_DATA_DIR"] = str(folder)
             import jax
 
             context.enter_context(jax.enable_x64(getattr(options, "dtype", None) == "float64"))
@@ -62,7 +67,12 @@ def _run(command: str, given: dict[str, Any]) -> int:
     except Exception as error:
         if not isinstance(error, expected) and type(error).__name__ != "JaxRuntimeError":
             raise
-        print(f"jaxnet {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "out of memory" in message.lower():
+            sizes = {"max_networks": "--max-networks", "hidden": "--hidden", "batch_size": "--batch-size"}
+            own = [flag for name, flag in sizes.items() if hasattr(COMMANDS[command], name)]
+            message += f" (what decides is {', '.join(own) or 'the size of the data'})"
+        print(f"jaxnet {command}: error: {message}", file=sys.stderr)
         return 2
 
 

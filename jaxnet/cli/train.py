@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import jax
@@ -15,15 +16,16 @@ from jaxnet import checkpoints, plots, training
 from jaxnet.cli import problem, run_folder, signals, table
 from jaxnet.cli.settings import Train
 
+_ROWS = 38  # so that a run is some forty lines, with the header and the end
+
 
 def run(options: Train) -> int:
     """Train, write the run folder, print the summary; return the exit code."""
     stopping = None
     if options.patience is not None:
         if options.validation is None:
-            raise ValueError(
-                "--patience watches the loss on held-out examples: expected --validation, got none"
-            )
+            watched = "--patience watches the loss on held-out examples"
+            raise ValueError(f"{watched}: expected --validation, got none")
         stopping = training.EarlyStopping(patience=options.patience)
         options = replace(options, metrics=("accuracy", "loss"))
     clock = table.Clock(options.started)
@@ -41,13 +43,13 @@ def run(options: Train) -> int:
 
     init_key, batch_key = jax.random.split(jax.random.key(options.seed))
     failure: training.NonFiniteError | None = None
-    params = problem.init(options, sizes, init_key, weight_std)
     best = f"{'validation' if 'validation' in task.parts else 'test'}_{headline}"
     with (
         ExitStack() as ending,
         checkpoints.Checkpointer(folder, every=options.checkpoint_every, best=best) as saver,
     ):
         ending.push(run_folder.begin(folder, options, configuration))
+        params = problem.init(options, sizes, init_key, weight_std)
         resume = saver.restore(training.init_state(params, optimizer, batch_key))
         done = 0 if resume is None else int(resume.state.step)
         if options.steps < done:
@@ -116,7 +118,7 @@ def _table(options: Train, task: problem.Problem, examples: int) -> Callable[[tr
 
     headline = task.summary[0]
     every = options.eval_every or max(examples // options.batch_size, 1)
-    told = table.told_every(-(-options.steps // every) + 1)
+    told = ceil((ceil(options.steps / every) + 1) / _ROWS)
     columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in task.parts), "seconds"
     row = table.rows_of_a_run(columns, write)
     losses: list[float] = []
