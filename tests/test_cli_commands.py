@@ -20,7 +20,7 @@ from sklearn import metrics as sk
 
 import jaxnet
 from jaxnet import _names, activations, checkpoints, cli, datasets, metrics, network, optimizers, plots
-from jaxnet.cli import parser, plot, run_folder, settings, table
+from jaxnet.cli import parser, plot, problem, run_folder, settings, table
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -305,7 +305,7 @@ def test_exported_parameters_are_those_of_the_run(runs, tmp_path, capsys):
     assert "--out must be a file in a folder that is there, got " in line
 
 
-def test_runs_lists_and_compares(runs, tmp_path, capsys):
+def test_runs_lists_and_compares(runs, tmp_path, monkeypatch, capsys):
     found = json.loads(output(capsys, "runs", runs, "--json"))
     assert [Path(one["run"]).name for one in found] == ["one", "sweep", "two"]
     summary = json.loads((runs / "two/summary.json").read_text())
@@ -332,6 +332,8 @@ def test_runs_lists_and_compares(runs, tmp_path, capsys):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/config.json").write_text("{")
     assert "config.json: expected JSON, got a damaged file" in error_of(capsys, "runs", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert output(capsys, "runs") == "no runs in runs\n"
     assert output(capsys, "runs", Path(__file__).parent) == f"no runs in {Path(__file__).parent}\n"
 
 
@@ -487,6 +489,7 @@ def test_the_line_overrides_a_configuration_and_that_a_saved_run(tmp_path, capsy
         ("steps = 0", "mine.toml: argument --steps: expected a positive integer, got '0'"),
         ("stepz = 5", "mine.toml: unrecognized arguments: --stepz=5, did you mean --steps?"),
         ("hidden = 1.5", "mine.toml: argument --hidden: expected a positive integer, got '1.5'"),
+        ("no-plots = 1", "mine.toml: argument --no-plots: expected true or false, got 1"),
         ("steps = ", "--config must be a file of options in TOML, got "),
         (None, "mine.toml: [Errno 2] No such file or directory"),
     ],
@@ -512,6 +515,19 @@ def test_a_dry_run_says_what_would_be_trained_and_touches_nothing(tmp_path, monk
     assert list(tmp_path.iterdir()) == []
     line = error_of(capsys, "train", "--data", "digits", "--momentum", "0.5", "--dry-run")
     assert "--momentum is of momentum and nesterov" in line
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_too_little_memory_names_the_options_and_leaves_no_folder(command, tmp_path, monkeypatch, capsys):
+    def fails(*arguments):
+        raise MemoryError("Unable to allocate 215. GiB")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(problem, "init", fails)
+    line = error_of(capsys, command, "--data", "digits", "--steps", "5")
+    several = "--max-networks, " if command == "sweep" else ""
+    assert line.endswith(f"allocate 215. GiB (what decides is {several}--hidden, --batch-size)")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_device_and_a_folder_of_data(digits, tmp_path, monkeypatch, capsys):

@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jaxnet.cli import parser, signals
-from jaxnet.cli.settings import Computed, Training
+from jaxnet.cli.settings import COMMANDS, Training
 
 
 def entry() -> NoReturn:
@@ -19,6 +19,9 @@ def entry() -> NoReturn:
         if getattr(sys, name) is None:  # closed by who started the process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
         getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C ends the process at once until there is a run: an exception in an import of JAX's can crash.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
     _part(code)
     if code not in (4, 130, 143):
@@ -42,6 +45,8 @@ def _part(code: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, as the help tells them."""
     command, given = parser.parse(sys.argv[1:] if argv is None else argv)
+    with suppress(Exception):  # which is told below
+        import_module("jax")
     with signals.handled() as came:
         code = _run(command, given)
         return 143 if code == 130 and signal.SIGTERM in came else code
@@ -55,8 +60,8 @@ def _run(command: str, given: dict[str, Any]) -> int:
             print(parser.as_toml(command, options))
             return 0
         with ExitStack() as context:
-            if isinstance(options, Computed) and options.data_dir is not None:
-                os.environ["JAXNET_DATA_DIR"] = str(options.data_dir)
+            if folder := getattr(options, "data_dir", None):
+                os.environ["JAXNET_DATA_DIR"] = str(folder)
             if isinstance(options, Training):
                 options = _together(options)
             import jax
@@ -79,7 +84,12 @@ def _run(command: str, given: dict[str, Any]) -> int:
             return 4
         if not isinstance(error, expected) and type(error).__name__ != "JaxRuntimeError":
             raise
-        print(f"jaxnet {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "out of memory" in message.lower():
+            sizes = {"max_networks": "--max-networks", "hidden": "--hidden", "batch_size": "--batch-size"}
+            own = [flag for name, flag in sizes.items() if hasattr(COMMANDS[command], name)]
+            message += f" (what decides is {', '.join(own) or 'the size of the data'})"
+        print(f"jaxnet {command}: error: {message}", file=sys.stderr)
         return 2
 
 

@@ -146,10 +146,13 @@ def complete(command: str, given: dict[str, Any]) -> Settings:
 
 def _checked(command: str, path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Return saved options as the command line would read them; ValueError, naming the file."""
-    arguments = {field.name for field, option in COMMANDS[command].options() if option.group == "arguments"}
-    given = [command]
+    known = list(COMMANDS[command].options())
+    arguments = {field.name for field, option in known if option.group == "arguments"}
+    flags, given = {field.name for field, _ in known if field.type is bool}, [command]
     for name, value in sorted(options.items(), key=lambda pair: pair[0] in arguments):
         flag = "--" if name in arguments else f"--{name.replace('_', '-')}"
+        if name.replace("-", "_") in flags and not isinstance(value, bool):
+            raise ValueError(f"{path}: argument {flag}: expected true or false, got {value!r}")
         if isinstance(value, list) or name in arguments:
             given += [flag, *map(str, value if isinstance(value, list) else [value])]
         elif value is not False:

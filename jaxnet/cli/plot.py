@@ -42,9 +42,8 @@ def curves(folders: Sequence[Path], out: Path) -> Path | None:
         runs[str(folder)] = history
         names |= {name for name in ("accuracy", "r2") if name in history.test}
     if len(names) != 1:
-        raise ValueError(
-            f"expected runs that record the same metric, got {', '.join(sorted(names)) or 'none'}"
-        )
+        got = ", ".join(sorted(names)) or "none"
+        raise ValueError(f"expected runs that record the same metric, got {got}")
     metric = names.pop()
     title = str(folders[0]) if len(folders) == 1 else ""
     run_folder.write_picture(out / "curves.png", lambda: plots.learning_curves(runs, metric), title)

@@ -39,9 +39,8 @@ def predict(folder: Path, sources: Sequence[str], prepare: str | None) -> list[d
     given = [one for source in sources for one in read(source, (trained.saved.sizes or (0,))[0])]
     outputs = np.asarray(trained.model(np.stack([as_inputs(one, trained, prepare) for one in given])))
     if trained.is_regression:
-        return [
-            {"input": one.name, "prediction": float(value)} for one, value in zip(given, outputs, strict=True)
-        ]
+        pairs = zip(given, outputs, strict=True)
+        return [{"input": one.name, "prediction": float(value)} for one, value in pairs]
     return [
         {
             "input": one.name,
@@ -59,9 +58,8 @@ def read(source: str, inputs: int) -> Iterator[Given]:
     if source == "-":
         data = sys.stdin.buffer.read()
         is_array = data.startswith((b"\x93NUMPY", b"PK"))
-        yield from (
-            _arrays(source, io.BytesIO(data), inputs) if is_array else _picture(source, io.BytesIO(data))
-        )
+        stream = io.BytesIO(data)
+        yield from _arrays(source, stream, inputs) if is_array else _picture(source, stream)
     elif path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         if not files:

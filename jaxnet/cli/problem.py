@@ -203,13 +203,8 @@ def optimizer(options: Training, **values: Any) -> optax.GradientTransformation:
     """Return the optimizer, with values of its hyperparameters."""
     if "momentum" in values and options.optimizer not in ("momentum", "nesterov"):
         raise ValueError(f"--momentum is of momentum and nesterov, got it with {options.optimizer}")
-    return optimizers.optimizer(
-        options.optimizer,
-        schedule=options.schedule,
-        steps=options.steps,
-        warmup_steps=options.warmup_steps,
-        **values,
-    )
+    shape = {name: getattr(options, name) for name in ("schedule", "steps", "warmup_steps")}
+    return optimizers.optimizer(options.optimizer, **shape, **values)
 
 
 def _class_weights(texts: tuple[str, ...] | None, labels: np.ndarray, classes: int) -> np.ndarray | None:

@@ -160,7 +160,7 @@ def begin(folder: Path, options: Training, expected: dict[str, Any]) -> Callable
         raise ValueError(
             f"{folder} holds a run that did not end: --resume it, choose another --out, or --overwrite it"
         )
-    return partial(_end, folder)
+    return partial(_end, folder, options.out is None)
 
 
 def tell_resumed(folder: Path, options: Training, done: int) -> None:
@@ -170,10 +170,14 @@ def tell_resumed(folder: Path, options: Training, done: int) -> None:
         print(f"{folder}: {at}", file=sys.stderr)
 
 
-def _end(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
+def _end(folder: Path, is_new: bool, kind: type[BaseException] | None, *_: object) -> None:
     if kind is not None and {path.name for path in _written(folder)} <= {_CONFIG, _HISTORY}:
         _move(folder)
         _move(folder / _PREVIOUS, folder)
+        if is_new:
+            with suppress(OSError):  # where the system lets nobody remove what is open
+                (folder / _LOCK).unlink()
+                folder.rmdir()
 
 
 def _check_same(folder: Path, options: Training, expected: dict[str, Any]) -> None:
@@ -192,10 +196,8 @@ def _check_same(folder: Path, options: Training, expected: dict[str, Any]) -> No
         )
     for name in ("device", "versions"):
         if saved.get(name) != expected[name]:
-            print(
-                f"note: begun with {saved.get(name)}, resumed with {expected[name]}: bits may differ",
-                file=sys.stderr,
-            )
+            begun = f"note: begun with {saved.get(name)}"
+            print(f"{begun}, resumed with {expected[name]}: bits may differ", file=sys.stderr)
 
 
 def _written(folder: Path) -> list[Path]:

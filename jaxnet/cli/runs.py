@@ -28,6 +28,8 @@ def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the settings and the summary of each run in these folders, or that they are."""
     found = []
     for folder in folders:
+        if not folder.exists() and tuple(folders) == Runs().folders:
+            continue  # nothing was trained here yet
         if not folder.is_dir():
             raise ValueError(f"expected a run folder, or a folder of them, got {folder}: not there")
         own = [folder] if (folder / "config.json").exists() else sorted(folder.iterdir())

@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 
-_LINES = 40  # of the table of a run, with its header and its end
-
 
 def rounded(value: float) -> str:
     """Return a number with four decimals, and a large one with four digits."""
@@ -22,11 +20,6 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 0) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def told_every(evaluations: int) -> int:
-    """Return of how many evaluations one is told, so that a run is some forty lines."""
-    return max(1, -(-evaluations // (_LINES - 2)))
 
 
 class Clock:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import jax
@@ -16,15 +17,16 @@ from jaxnet.cli import machines, problem, run_folder, signals, table
 from jaxnet.cli.settings import Train
 from jaxnet.shards import OnDisk
 
+_ROWS = 38  # so that a run is some forty lines, with the header and the end
+
 
 def run(options: Train) -> int:
     """Train, write the run folder, print the summary; return the exit code."""
     stopping = None
     if options.patience is not None:
         if options.validation is None:
-            raise ValueError(
-                "--patience watches the loss on held-out examples: expected --validation, got none"
-            )
+            watched = "--patience watches the loss on held-out examples"
+            raise ValueError(f"{watched}: expected --validation, got none")
         stopping = training.EarlyStopping(patience=options.patience)
         options = replace(options, metrics=("accuracy", "loss"))
     clock, mesh = table.Clock(options.started), machines.mesh(options)
@@ -41,8 +43,6 @@ def run(options: Train) -> int:
                 return 0
             configuration = run_folder.configuration(options, task.fingerprint, **settings)
             init_key, batch_key = jax.random.split(jax.random.key(options.seed))
-            params = problem.init(options, task.sizes, init_key, std)
-            like = training.init_state(params, optimizer, batch_key)
             callbacks: list[Callable[[training.Stretch], object]] = [signals.heed]
             if is_first:
                 folder = run_folder.path(options)
@@ -51,8 +51,11 @@ def run(options: Train) -> int:
                     checkpoints.Checkpointer(folder, every=options.checkpoint_every, best=best)
                 )
                 ending.push(run_folder.begin(folder, options, configuration))
-                resume = saver.restore(like)
                 callbacks = [_table(options, task), saver, *callbacks]
+            params = problem.init(options, task.sizes, init_key, std)
+            like = training.init_state(params, optimizer, batch_key)
+            if is_first:
+                resume = saver.restore(like)
             else:
                 resume = checkpoints.restore(options.out, like) if options.resume and options.out else None
             done = 0 if resume is None else int(resume.state.step)
@@ -131,8 +134,8 @@ def _table(options: Train, task: problem.Problem) -> Callable[[training.Stretch]
 
     headline = task.summary[0]
     every = options.eval_every or max(task.examples // options.batch_size, 1)
-    told = table.told_every(-(-options.steps // every) + 1)
-    parts = [part for part, told in task.parts.items() if part != "train" or not isinstance(told, OnDisk)]
+    told = ceil((ceil(options.steps / every) + 1) / _ROWS)
+    parts = [name for name, part in task.parts.items() if name != "train" or not isinstance(part, OnDisk)]
     columns = "step", "epoch", "loss", *(f"{part} {headline}" for part in parts), "seconds"
     row = table.rows_of_a_run(columns, write)
     losses: list[float] = []
