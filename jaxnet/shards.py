@@ -239,6 +239,33 @@ def convert(
     return load(root)
 
 
+def own_part(name: str, own: Callable[[int], tuple[int, int]]) -> tuple[dict[str, tuple[Array, Array]], str]:
+    """Return, of "mnist" or "fashion-mnist", some inputs and all labels of each part, and the SHA-256 of all.
+
+    own: the first and last + 1 of the rows to keep, of so many; no more than these are ever held. The hash is
+    that of the arrays which `datasets.load` gives, one after another, each after its dtype and shape.
+    """
+    files, digest = datasets.published_files(name) or [], hashlib.sha256()
+    parts: dict[str, tuple[Array, Array]] = {}
+    for part, images, labels in zip(("train", "test"), files[::2], files[1::2], strict=True):
+        with _idx(images, 3) as (shape, x), _idx(labels, 1) as (length, t):
+            (first, last), width, row = own(shape[0]), math.prod(shape[1:]), 0
+            kept = np.empty((last - first, width), np.float32)
+            digest.update(f"{kept.dtype}{(shape[0], width)}".encode())
+            for rows in _cut(x, shape):
+                inputs = np.divide(rows, np.float32(255), dtype=np.float32)
+                digest.update(inputs.data)
+                start, stop = max(first, row), min(last, row + len(rows))
+                if start < stop:
+                    kept[start - first : stop - first] = inputs[start - row : stop - row]
+                row += len(rows)
+            targets = np.concatenate(list(_cut(t, length))).astype(np.int32)
+            digest.update(f"{targets.dtype}{targets.shape}".encode())
+            digest.update(targets.data)
+            parts[part] = kept, targets
+    return parts, digest.hexdigest()
+
+
 class _Writer:
     """The shards of a part: what has come is held until it fills one."""
 
@@ -303,7 +330,7 @@ def _pieces(source: str, target: str | None) -> tuple[float | None, tuple[str, .
 
 
 def _of_idx(files: list[Path]) -> _Pieces:
-    for part, images, labels in (("train", files[0], files[1]), ("test", files[2], files[3])):
+    for part, images, labels in zip(("train", "test"), files[::2], files[1::2], strict=True):
         with _idx(images, 3) as (shape, x), _idx(labels, 1) as (length, t):
             if shape[0] != length[0]:
                 raise ValueError(f"{labels}: expected {shape[0]} labels, got {length[0]}")

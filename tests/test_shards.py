@@ -15,6 +15,7 @@ import pytest
 from helpers import assert_same_bits
 
 from jaxnet import datasets, fit, fit_many, network, sharding, shards
+from jaxnet.cli import run_folder
 
 RNG = np.random.default_rng(0)
 X, T = RNG.integers(0, 256, (500, 12), np.uint8), RNG.integers(0, 4, 500).astype(np.int32)
@@ -206,6 +207,25 @@ def test_mnist_is_converted_as_load_has_it(tmp_path):
     np.testing.assert_array_equal(train.rows(rows)[0], x[rows])
     np.testing.assert_array_equal(train.labels(), t)
     np.testing.assert_array_equal(test.rows(rows // 6)[0], x_test[rows // 6])
+
+
+def test_a_process_reads_its_own_rows_of_mnist_and_holds_no_more():
+    code = """
+        import resource
+        from jaxnet import shards
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        before = peak()
+        parts, digest = shards.own_part("mnist", lambda length: (length // 2, length * 3 // 4))
+        print(peak() - before, digest, parts["train"][0].sum(dtype=float), parts["test"][0].sum(dtype=float))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    grown, digest, *sums = done.stdout.split()
+    (x, t), (x_test, t_test) = datasets.load("mnist")
+    assert int(grown) < 17_500 * 784 * 4 / 2**20 + 40  # a quarter, of 209 MB in all
+    assert digest == run_folder.fingerprint(((x, t), (x_test, t_test)))
+    own = x[30_000:45_000], x_test[5_000:7_500]
+    assert [float(s) for s in sums] == [array.sum(dtype=float) for array in own]
 
 
 def test_what_cannot_be_converted_leaves_nothing(tmp_path):

@@ -59,10 +59,13 @@ def read(options: Training, mesh: Mesh | None = None) -> Problem:
     """
     task = options.task or "classification"
     parts: dict[str, Any]
+    own, is_alone = "", mesh is None or not sharding.several_processes(mesh)
     if isinstance(options, Train) and shards.is_folder(options.data):
         if task == "regression" or options.validation is not None or options.target is not None:
             raise ValueError("a dataset on disk takes no --task, --target or --validation, got one of them")
         parts = dict(zip(("train", "test"), shards.load(options.data), strict=True))
+    elif mesh is not None and not is_alone and _is_published(options):
+        parts, own = shards.own_part(options.data, lambda length: sharding.own_rows(length, mesh))
     else:
         train, test = datasets.load(options.data, task=task, target=options.target)
         parts = {"train": train, "test": test}
@@ -72,13 +75,19 @@ def read(options: Training, mesh: Mesh | None = None) -> Problem:
     dtype = jnp.bfloat16 if options.dtype == "bfloat16" else None
     make = _regression if task == "regression" else _classification
     problem: Problem = make(options, parts, {"activation": options.activation, "dtype": dtype})
-    if mesh is None or not sharding.several_processes(mesh) or isinstance(parts["train"], shards.OnDisk):
+    if mesh is None or is_alone or isinstance(parts["train"], shards.OnDisk):
         return problem
     shares: dict[str, Any] = {}
     for name, (x, t) in problem.parts.items():
-        own = slice(*sharding.own_rows(len(x), mesh))
-        shares[name] = sharding.Share(x[own].copy(), t[own], len(x))
-    return problem._replace(parts=shares)
+        rows = slice(*sharding.own_rows(len(t), mesh))
+        shares[name] = sharding.Share(x[rows].copy() if len(x) == len(t) else x, t[rows], len(t))
+    return problem._replace(parts=shares, fingerprint=own or problem.fingerprint)
+
+
+def _is_published(options: Training) -> bool:
+    """Return whether a process can read its own rows alone; else it reads all, and lets go of the others."""
+    others = options.validation, options.target, options.task
+    return options.data in ("mnist", "fashion-mnist") and not any(others)
 
 
 def _classification(options: Training, parts: Parts, chosen: dict[str, Any]) -> Problem:
@@ -157,7 +166,7 @@ def _problem(
 def _length(part: Any) -> int:
     if isinstance(part, sharding.Share):
         return part.length
-    return len(part) if isinstance(part, shards.OnDisk) else len(part[0])
+    return len(part) if isinstance(part, shards.OnDisk) else len(part[1])
 
 
 def plan(options: Training, task: Problem, rule: str) -> str:
