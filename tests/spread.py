@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import jaxnet
-from jaxnet import datasets, network, sharding
+from jaxnet import datasets, network, sharding, shards
 
 SIZES = (784, 50, 10)
 RATES = {"learning_rate": np.linspace(0.05, 0.3, 6)}
@@ -115,7 +115,10 @@ def process(port: str, count: str, own: str, what: str) -> Iterator[Any]:
     how: dict[str, Any] = {"steps": 300, "eval_every": 100, "metrics": {"accuracy": network.accuracy}}
     how |= {"test": test, "progress": False}
     alone = train
-    if what == "many":
+    if what.startswith("disk:"):
+        f, alone = jaxnet.fit, shards.load(what[5:])[0]
+        train = alone
+    elif what == "many":
         f, params = jaxnet.fit_many, networks(6)
         how |= {"optimizer": optax.sgd, "hyperparameters": RATES}
     else:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxnet import checkpoints, fit, fit_many, network, sharding
+from jaxnet import checkpoints, fit, fit_many, network, sharding, shards
 
 SCRIPT = Path(__file__).with_name("spread.py")
 SMALL = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32), np.arange(40) % 3
@@ -93,6 +94,13 @@ def test_networks_of_several_processes_end_where_they_do_in_one():
     found = together(2, "many")
     assert found[0][0] == found[1][0] | {"held": found[0][0]["held"]}
     assert found[0][1]["difference"] <= 1e-5
+
+
+def test_processes_read_a_dataset_on_disk_together(tmp_path):
+    shards.convert("mnist", tmp_path / "mnist")
+    found = together(2, f"disk:{tmp_path / 'mnist'}")
+    assert found[0][0]["steps"] == 300
+    assert 0 < found[0][1]["difference"] <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -410,3 +418,42 @@ def test_devices_of_the_command_line_are_simulated_on_a_cpu(tmp_path):
     assert 0 < np.abs(params_of(one) - params_of(four)).max() < 1e-5
     ((_, err),) = ended([train(None, 0, four, "--devices", "3", "--model-devices", "2")], 2)
     assert "error: --model-devices must divide the 3 devices, got 2" in err
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", pytest.param("openmpi", marks=pytest.mark.rest)])
+def test_a_scheduler_tells_the_processes(scheduler):
+    job = np.random.default_rng().integers(4096)
+
+    def environment(own):
+        if scheduler == "slurm":
+            told = {
+                "JOB_ID": job,
+                "STEP_NODELIST": "localhost",
+                "NTASKS": 2,
+                "STEP_NUM_TASKS": 2,
+                "PROCID": own,
+            }
+            return {f"SLURM_{name}": str(value) for name, value in (told | {"LOCALID": own}).items()}
+        told = {"SIZE": 2, "RANK": own, "LOCAL_RANK": own}
+        uri = {"OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911"}
+        return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in told.items()} | uri
+
+    code = """
+        from jaxnet.cli import machines, settings
+        machines.connect(settings.Train())
+        import jax
+        parts = machines.mesh(settings.Train()).shape["data"]
+        print("found", jax.process_index(), jax.process_count(), parts)
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment(own),
+        )
+        for own in range(2)
+    ]
+    outputs = ended(processes, 0)
+    assert [f"found {own} 2 2" in out for own, (out, _) in enumerate(outputs)] == [True, True]

@@ -1,0 +1,88 @@
+"""Training from a dataset on disk that is larger than memory may be: its speed and its peak of memory.
+
+`python -m benchmarks.disk` makes 4 GB of random pictures in a temporary folder, trains on them in batches of
+4,096, and prints the peak of memory above importing jax, and the speed beside that of the first 400 MB of the
+same data held in memory, each run in a process of its own, in turn.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FEATURES, BATCH, STEPS, CHUNK = 784, 4096, 60, 20_000
+ROW = FEATURES * 4
+
+
+def make(folder: Path, rows: int) -> None:
+    """Write a pair of .npy files with random inputs and labels."""
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (rows, FEATURES))
+    for start in range(0, rows, CHUNK):
+        x[start : start + CHUNK] = rng.random((len(x[start : start + CHUNK]), FEATURES), np.float32)
+    x.flush()
+    np.save(folder / "t.npy", rng.integers(10, size=rows).astype(np.int32))
+
+
+def peak() -> float:
+    """Return the peak of this process's memory in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(folder: Path, where: str, rows: int) -> dict[str, float]:
+    """Train, compilation apart, and return the steps a second and the peak of memory above importing jax."""
+    import jax
+
+    jax.numpy.zeros(1).block_until_ready()
+    before = peak()
+    from jaxnet import fit, network, shards
+
+    train: Any = shards.OnDisk.of(folder / "x.npy", folder / "t.npy")
+    if where == "memory":
+        x, t = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in "xt")
+        train = np.array(x), np.array(t)
+    params = network.init(jax.random.key(0), (FEATURES, 50, 10))
+    run = partial(fit, network.loss, params, train, batch_size=BATCH, progress=False)
+    first = run(steps=STEPS // 4)
+    seconds = run(steps=STEPS, resume=first).train_seconds
+    seconds -= first.train_seconds
+    return {"steps": (STEPS - STEPS // 4) / seconds, "peak": peak() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        folder, where, rows = options.child
+        print(json.dumps(child(Path(folder), where, int(rows))))
+        return
+    rows = int(options.gigabytes * 2**30 / ROW)
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), rows)
+        found: dict[str, list[dict[str, float]]] = {"disk": [], "memory": []}
+        for _ in range(options.rounds):
+            for where, runs in found.items():
+                command = [sys.executable, "-m", "benchmarks.disk", "--child", folder, where, str(rows // 10)]
+                runs.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+    for where, runs in found.items():
+        steps, most = (statistics.median(run[name] for run in runs) for name in ("steps", "peak"))
+        print(f"{where:7} {steps:7.1f} steps/s of {BATCH}; {most:6.0f} MB above importing jax")
+    ratios = [
+        one["steps"] / other["steps"] for one, other in zip(found["disk"], found["memory"], strict=True)
+    ]
+    print(f"disk / memory: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
