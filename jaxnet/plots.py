@@ -1,7 +1,7 @@
 """Plots of the source's figures: arrays in, a matplotlib Figure out (extra `[plots]`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from jaxnet.gradcheck.locate import Origin
     from jaxnet.training import History
 
 
@@ -84,6 +85,80 @@ def accuracy_bands(
     return figure
 
 
+def sweep_map(
+    rows: Sequence[float],
+    columns: Sequence[float],
+    scores: Float[ArrayLike, "rows columns"],
+    *,
+    ylabel: str,
+    xlabel: str,
+    label: str = "accuracy",
+) -> "Figure":
+    """Return the score over two hyperparameters as a map, darker where it is higher; NaN is crossed out."""
+    found = np.asarray(scores, float)
+    figure, axes = _axes(xlabel, ylabel, (2.4 + 0.8 * len(columns), 1.8 + 0.5 * len(rows)))
+    image = axes.imshow(found, cmap="Greys", aspect="auto")
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    low, high = image.get_clim()
+    _numbered(axes, found, np.nan_to_num((found - low) / ((high - low) or 1.0)), "{:.3f}")
+    figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def agreement(gradients: Mapping[str, Any]) -> "Figure":
+    """Return how far gradients, pytrees alike, are from each other: the largest difference of each two.
+
+    Relative to the largest element of all; as a power of ten, darker where they differ more. One that is
+    wrong differs from all others.
+
+    >>> agreement({"by hand": [1.0, 2.0], "jax.grad": [1.0, 2.0], "wrong": [1.0, 2.1]}).axes[0].get_title()
+    'largest relative difference'
+    """
+    import jax
+
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in gradients.values()]
+    stacked = np.stack([np.asarray(values, float) for values in flat])
+    largest = np.abs(stacked).max() or 1.0
+    differences = np.abs(stacked[:, None] - stacked[None]).max(axis=2) / largest
+    size = 2.6 + 0.9 * len(flat)
+    figure, axes = _axes("", "", (size, 0.8 * size))
+    shades = np.clip((np.log10(np.maximum(differences, 1e-17)) + 17) / 17, 0, 1)
+    axes.imshow(shades, cmap="Greys", vmin=0, vmax=1)
+    names = list(gradients)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title("largest relative difference")
+    _numbered(axes, differences, shades, "{:.0e}")
+    return figure
+
+
+def located(origins: "Sequence[Origin]") -> "Figure":
+    """Return the operations in which a derivative goes wrong, as `locate` finds them, in their order."""
+    figure = _figure((8.0, 0.8 + 0.9 * max(1, len(origins))))
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set_title("where the derivative goes wrong" if origins else "no operation is wrong", loc="left")
+    for index, origin in enumerate(origins):
+        height = 1 - (index + 0.5) / len(origins)
+        named = f"{origin.operation}{f' ({origin.name})' if origin.name else ''}: {origin.kind}"
+        axes.text(0, height, f"{origin.where}, in {origin.function}", family="monospace", va="bottom")
+        axes.text(0.03, height, f"{named}. {origin.detail}", va="top", fontsize="small", wrap=True)
+        if index:
+            axes.axhline(1 - index / len(origins), color="gray", linewidth=0.5)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    return figure
+
+
+def _numbered(axes: "Axes", values: np.ndarray, shades: np.ndarray, form: str) -> None:
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        text = "0" if value == 0 else form.format(value) if np.isfinite(value) else "x"
+        colour = "white" if shades[row, column] > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
+
+
 def step_size_error(
     h: Float[ArrayLike, " n"], error: Float[ArrayLike, " n"], chosen: float | None = None
 ) -> "Figure":
@@ -118,7 +193,7 @@ def step_choice(
             if half.any():
                 level = np.exp(np.median(np.log(error[half]) - slope * np.log(steps[half])))
                 axes.loglog(steps, level * steps**slope, "--", linewidth=1, label=label)
-    axes.axvline(chosen, color="gray", linewidth=1, label="chosen step")
+    axes.axvline(chosen, color="gray", linewidth=1, label="chosen step, of the extrapolation")
     axes.set_ylim(low, high)
     axes.legend()
     return figure

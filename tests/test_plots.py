@@ -1,11 +1,13 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import jaxnet
 from jaxnet import plots
 
 
@@ -60,6 +62,31 @@ def test_the_other_figures_are_drawn(rng):
         plots.images(rng.random((3, 64)), np.array([1, 2, 3])),
     ):
         assert drawn(figure).std() > 0
+
+
+def test_a_map_of_a_sweep_has_its_scores_and_crosses_out_what_diverged():
+    scores = np.array([[0.9, 0.5, np.nan], [0.8, 0.95, 0.1]])
+    figure = plots.sweep_map([0.0, 0.9], [0.01, 0.1, 1.0], scores, ylabel="momentum", xlabel="learning rate")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.900", "0.500", "x", "0.800", "0.950", "0.100"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.01", "0.1", "1"]
+    assert axes.get_ylabel() == "momentum"
+
+
+def test_agreement_tells_the_largest_relative_difference_of_each_two():
+    gradients = {"one": {"w": np.array([1.0, -4.0])}, "two": {"w": np.array([1.0, -4.0])}}
+    gradients["wrong"] = {"w": np.array([1.0, -4.4])}
+    texts = [text.get_text() for text in plots.agreement(gradients).axes[0].texts]
+    assert texts == ["0", "0", "9e-02", "0", "0", "9e-02", "9e-02", "9e-02", "0"]
+
+
+def test_what_was_located_is_told_with_its_line():
+    origins = jaxnet.locate(lambda x: jnp.sqrt(x).sum(), jnp.array([0.0, 4.0]))
+    figure = plots.located(origins)
+    told = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "test_plots.py" in told
+    assert "sqrt: not finite" in told
+    assert plots.located(()).axes[0].get_title(loc="left") == "no operation is wrong"
 
 
 def test_images_that_are_not_square():

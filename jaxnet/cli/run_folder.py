@@ -26,7 +26,8 @@ _LOCK, _PREVIOUS = ".lock", "previous"
 # All that jaxnet writes there, and so all that it ever moves or deletes, beside the checkpoints.
 _FILES = (
     *(_HISTORY, "params.safetensors", "networks.csv", "model.safetensors", "model.stablehlo"),
-    *("loss.png", "accuracy.png", "r2.png", "curves.png", "confusion.png", "mistakes.png", "weights.png"),
+    *("loss.png", "accuracy.png", "r2.png", "map.png", "curves.png"),
+    *("confusion.png", "mistakes.png", "weights.png"),
     *(_CONFIG, _SUMMARY),
 )
 # What may differ when a run is resumed, beside options that may change.

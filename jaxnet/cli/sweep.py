@@ -156,6 +156,15 @@ def _write(
     if not options.no_plots:
         picture = folder / f"{headline}.png"
         run_folder.write_picture(picture, lambda: plots.accuracy_bands(epochs, bands, ylabel=ylabel))
+        names = [name for name in varying if settings[0][name] is not None]
+        axes = [sorted(values[name]) for name in names]
+        if len(names) == 2 and len(settings) == len(axes[0]) * len(axes[1]):
+            place = {(row[names[0]], row[names[1]]): row[f"{judge}_{headline}_mean"] for row in rows}
+            scores = np.array([[place[a, b] for b in axes[1]] for a in axes[0]], float)
+            ylabel, xlabel = (name.replace("_", " ") for name in names)
+            told = {"ylabel": ylabel, "xlabel": xlabel, "label": f"{judge} {shown}"}
+            drawing = partial(plots.sweep_map, axes[0], axes[1], scores, **told)
+            run_folder.write_picture(folder / "map.png", drawing)
         clock.lap("plots")
     print(_text(rows, varying, headline, final.keys(), seeds))
     print(
