@@ -104,18 +104,24 @@ def richardson(
     ladder = ladder or Ladder()
     x, scale = target.flat[index], scales(target.flat, target.sizes)[index]
     own = 2.0 ** np.round(np.log2(np.where(np.abs(x) < _TINY, scale, np.abs(x))))
-    everyone = np.ones(len(index), bool)
+    everyone, many = np.ones(len(index), bool), len(index) > _MANY
     plan = [(scale, level, everyone) for level in (*ladder.first, *ladder.further)]
     plan += [(own, level, own < scale / 16) for level in ladder.own]
     tables: list[Table] = []
     at_kink: np.ndarray | None = None
     chosen: tuple[Estimate, np.ndarray] | None = None
     for number, (size, level, apt) in enumerate(plan):
-        if number >= (len(ladder.first) if len(index) <= _MANY else 2):
+        if many and number:  # what does not move f at all does not over a narrower step either
+            moved = ~(tables[0].reach.max(axis=0) <= tables[0].rounding.max(axis=0))
+        if many and number == 1:
+            apt = moved
+        elif number >= (2 if many else len(ladder.first)):
             found, look = chosen = chosen or _choose(tables, at_kink, target.value, noise)
+            if at_kink is not None:
+                look &= ~at_kink  # a kink at the point itself, as those before have it
             open_ = unsettled(found) | (look & (level > ladder.first[0]))
             if number < len(ladder.first):  # of many, two tables do for those that they leave no doubt about
-                open_ |= found.error > _NO_DOUBT * np.abs(found.value)
+                open_ |= moved & (found.error > _NO_DOUBT * np.abs(found.value))
             apt = apt & open_
             if not apt.any():
                 continue
@@ -281,7 +287,8 @@ def _choose(
     ]
     near = [np.where(t.inside[:, s], side[s].error, np.inf) for s in (0, 1)]
     edge = np.isinf(t.side_truncation).all(axis=0)  # [2, n]
-    at = np.zeros(count, bool) if at_kink is None else at_kink
+    # Where f decides otherwise at every step, as between equals that rounding tells apart, it may be a kink.
+    at = np.zeros(count, bool) if at_kink is None else at_kink | ~t.inside.any(axis=(0, 1))
     for s in (0, 1):
         chosen = near[s].argmin(axis=0)
         other = edge[1 - s] & ~edge[s]

@@ -113,11 +113,16 @@ class _Piece(NamedTuple):
 
 
 class _Slopes(NamedTuple):
-    """The numerical side: sums over the results, [directions, steps, signs, groups] and [groups]."""
+    """The numerical side: sums over the results."""
 
     change: np.ndarray
+    """[directions, steps, signs, groups]"""
     size: np.ndarray
+    """[directions, steps, groups], of each result's change"""
+    uneven: np.ndarray
+    """[directions, steps, groups], of what of each result's change does not turn with the direction"""
     value: np.ndarray
+    """[groups]"""
 
 
 class _Verdict(NamedTuple):
@@ -192,7 +197,7 @@ def _stack(values: Sequence[Any]) -> Any:
     return jnp.stack(values) if keys else np.stack([np.asarray(v) for v in values])
 
 
-def _moved(piece: _Piece, ins: Values, cts: Values, directions: Values) -> tuple[Any, Any, Any]:
+def _moved(piece: _Piece, ins: Values, cts: Values, directions: Values) -> tuple[Any, ...]:
     """Return the changes of a piece's results along the directions, times their cotangents."""
     evaluate = jaxpr_as_fun(widen(piece.function).jaxpr)
     base = evaluate(*ins)
@@ -200,22 +205,30 @@ def _moved(piece: _Piece, ins: Values, cts: Values, directions: Values) -> tuple
     def summed(terms: Values) -> Any:
         return sum(_grouped(jnp, t, piece.groups) for t in terms)
 
-    def at(point: tuple[Array, Array]) -> tuple[Array, Array]:
-        full = list(ins)
-        for k, d in zip(piece.wanted, directions, strict=True):
-            full[k] = full[k] + (point[0].astype(d.dtype) * d[point[1]]).astype(full[k].dtype)
-        terms = [(g * (y - b)).real for g, y, b in zip(cts, evaluate(*full), base, strict=True)]
-        return summed(terms), summed(list(map(jnp.abs, terms)))
+    def at(point: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        def terms(step: Array) -> Values:
+            full = list(ins)
+            for k, d in zip(piece.wanted, directions, strict=True):
+                full[k] = full[k] + (step.astype(d.dtype) * d[point[1]]).astype(full[k].dtype)
+            return [(g * (y - b)).real for g, y, b in zip(cts, evaluate(*full), base, strict=True)]
 
-    steps, which = np.broadcast_arrays(np.stack([_STEPS, -_STEPS], -1), np.arange(2)[:, None, None])
+        both = lax.map(terms, jnp.stack([point[0], -point[0]]))
+        size = summed([jnp.abs(t).max(0) for t in both])
+        return (
+            jnp.stack([summed([t[n] for t in both]) for n in (0, 1)]),
+            size,
+            summed([jnp.abs(t.sum(0)) for t in both]),
+        )
+
+    steps, which = np.broadcast_arrays(_STEPS, np.arange(2)[:, None])
     points = (jnp.asarray(steps.ravel()), jnp.asarray(which.ravel()))
-    fit = max(1, _BATCH // max(sum(np.size(v) for v in [*ins, *base]), 1))
+    fit = max(1, _BATCH // max(2 * sum(np.size(v) for v in [*ins, *base]), 1))
     try:
-        change, size = lax.map(at, points, batch_size=fit) if fit < steps.size else jax.vmap(at)(points)
+        found = lax.map(at, points, batch_size=fit) if fit < steps.size else jax.vmap(at)(points)
     except (NotImplementedError, ValueError):  # a callback that does not say how it is mapped
-        change, size = lax.map(at, points)
+        found = lax.map(at, points)
     value = summed([jnp.abs(g * b) for g, b in zip(cts, base, strict=True)])
-    return change.reshape(*steps.shape, -1), size.reshape(*steps.shape, -1), value
+    return *(v.reshape(*steps.shape, *v.shape[1:]) for v in found), value
 
 
 def _grouped(xp: Any, terms: Any, groups: int) -> Any:
@@ -230,7 +243,7 @@ def _judged(piece: _Piece, slopes: _Slopes, rules: Values, eps: float) -> _Verdi
     with np.errstate(all="ignore"):
         up, down = slopes.change[:, :, 0], slopes.change[:, :, 1]
         rounding = piece.eps if any("callback" in name for name in piece.within) else _EPS
-        sizes, terms = slopes.size.max(2) / h, piece.along(rules, absolute=True)
+        sizes, terms = slopes.size / h, piece.along(rules, absolute=True)
         uneven = np.maximum.accumulate(np.abs(up + down)[:, : -_FINEST - 1 : -1], 1)[:, ::-1] / 2
         uneven = np.concatenate([uneven[:, :1]] * (len(_STEPS) - _FINEST) + [uneven], 1)
         displaced = rounding * piece.coarseness()[:, None, None] * np.maximum(sizes, terms[:, None])
@@ -253,13 +266,13 @@ def _judged(piece: _Piece, slopes: _Slopes, rules: Values, eps: float) -> _Verdi
         allowed = relative * size + min(relative, 100 * eps) * terms
         allowed += (16 * eps + 1e-3 * solver) * slopes.value
         allowed += tiny * sum(np.abs(d).sum() for d in piece.directions)
-        # At a kink a rule may be anything between the slopes on the two sides.
+        # At a kink a rule may be anything between the slopes on the two sides, for each result.
         kink = _KINK if rounding == _EPS else _COARSE_KINK
-        sides = np.stack([up / h - own[:, None], -down / h - own[:, None]])[:, :, kink]
+        central = ((up - down) / (2 * h) - own[:, None])[:, kink]
         # What is uneven at the finest steps alone is noise: a kink's is so much less there.
         ragged = np.abs(up + down)[:, -2:].max(1, keepdims=True) / 2 + 4 * rounding * slopes.value
         margin = allowed[:, None] + 2 * (ragged + displaced[:, kink]) / h[kink]
-        between = ((sides.min(0) <= margin) & (sides.max(0) >= -margin)).any(1)
+        between = (np.abs(central) <= margin + slopes.uneven[:, kink] / (2 * h[kink])).any(1)
         allowed += 10 * np.where(believable, bar, 0)
         clear = bool((believable & (~between | (np.abs(mismatch) <= allowed))).all())
         return _Verdict(own, np.where(between | ~believable, 0, mismatch), allowed, clear)

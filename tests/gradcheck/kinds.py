@@ -1763,3 +1763,37 @@ def kinks_along_random_directions():
 def one_element_of_1000_that_is_not_looked_at():
     sine = ruled(jnp.sin, lambda x: jnp.cos(x).at[777].mul(1.001))
     return check(lambda x: sine(x).sum(), normal(1000), limit=100)
+
+
+@kind(SPECIAL, "inconclusive", "a kink", never=("stopped",))
+def hundreds_of_units_at_their_kinks():
+    x, v = normal(16, 5), normal(40, 3, seed=1)
+
+    def f(w):
+        z = jax.nn.relu(x @ w) @ v
+        return -jax.nn.log_softmax(z)[np.arange(16), np.arange(16) % 3].mean()
+
+    return check(f, np.zeros((5, 40)))
+
+
+@kind(OWN, "pass")
+def a_minimum_that_xla_rounds_otherwise_than_its_operand():
+    x = f32(*normal(9))
+
+    def f(v):
+        edges = jnp.stack([v[0] * x - v[1], v[2] * x - v[0], v[1] * x - v[2]])
+        return jnp.sum(jax.nn.sigmoid(jnp.min(edges, 0)))
+
+    return check(f, f32(0.3, 0.7, -0.2))
+
+
+@kind(SPECIAL, "pass")
+def distances_to_a_corner_that_rounding_tells_apart():
+    points, corners = np.split(normal(16, 2, seed=7), [10])
+
+    def f(v):
+        side, beside = v[1:] - v[:-1], points[:, None] - v[:-1]
+        t = jnp.clip((beside * side).sum(-1) / (side**2).sum(-1), 0, 1)
+        return jnp.linalg.norm(beside - t[..., None] * side, axis=-1).min(1).sum()
+
+    return check(f, corners)
