@@ -396,6 +396,7 @@ def load_images(folder: _Path, *, normalize: bool = True, one_hot_label: bool = 
     >>> x_train.shape, x_test.shape
     ((2, 48), (1, 48))
     """
+    _extras.require("PIL.Image", "folders of images need", "images")
     parts, names = _image_folders(Path(folder).expanduser())
     first: tuple[Path, tuple[int, ...]] | None = None
     found: dict[Path, tuple[list[Array], list[int]]]
