@@ -43,8 +43,8 @@ def mesh(data: int | None = None, model: int = 1, devices: Sequence[jax.Device] 
     Raises:
         ValueError: the devices do not suffice, or some process would have none.
 
-    >>> mesh(data=1).shape
-    OrderedDict({'data': 1, 'model': 1})
+    >>> dict(mesh(data=1).shape)
+    {'data': 1, 'model': 1}
     """
     found = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     for name, value in ((DATA, data), (MODEL, model)):

@@ -74,6 +74,7 @@ def test_a_sweep_is_its_networks_trained_alone(tmp_path, capsys):
     assert (folder / "params.safetensors").read_bytes() == params
 
 
+@pytest.mark.rest
 def test_a_sweep_draws_settings_from_ranges(tmp_path, capsys):
     grid = ["--seeds", "1", "--learning-rate", "0.01:1", "--weight-std", "0.1", "0.2", "--samples", "6"]
     command = ["sweep", *QUICK, "--steps", "20", *grid, "--out", str(tmp_path / "one")]
@@ -198,6 +199,7 @@ def test_balanced_class_weights_are_scikit_learns():
     np.testing.assert_array_equal(problem._class_weights(("2",) * 10, t, 10), 2)
 
 
+@pytest.mark.rest
 def test_a_sweep_that_was_killed_resumes_to_the_same_bits(tmp_path, capsys):
     grid = ["--seeds", "2", "--learning-rate", "0.3", "1e20", "--activation", "relu", "--max-networks", "2"]
     sweep = ["sweep", "--data", "digits", "--steps", "3000", "--eval-every", "500", *grid]

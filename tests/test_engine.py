@@ -376,7 +376,7 @@ def root_mean_square(params, x, t):
     return jnp.sqrt(jnp.mean((network.logits(params, x)[:, 0] - t) ** 2))
 
 
-@pytest.mark.parametrize("eval_batch", [7, 1000])
+@pytest.mark.parametrize("eval_batch", [pytest.param(7, marks=pytest.mark.rest), 1000])
 def test_evaluating_a_few_examples_at_a_time_is_evaluating_all(eval_batch):
     metrics = METRICS | {"rms": root_mean_square, "count": lambda p, x, t: jnp.float32(len(x))}
     options = {"metrics": metrics, "test": (X[:13], T[:13]), "eval_every": 20}

@@ -113,6 +113,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.rest
 def test_same_seed_same_bits_in_two_processes():
     digests = {
         subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout

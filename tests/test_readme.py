@@ -28,6 +28,7 @@ def test_the_python_of_the_readme_runs_and_its_gradients_agree():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
 
 
+@pytest.mark.rest
 def test_the_models_of_the_page_on_training_train():
     names = {}
     for block in blocks_of("docs/training.md")[:-3]:
@@ -70,6 +71,7 @@ def outputs(params, x):
     return jax.nn.sigmoid(x @ w1 + b1) @ w2 + b2
 
 
+@pytest.mark.rest
 def test_the_examples_of_metrics_run_and_are_plain_loops():
     unbalanced, regression, estimators = blocks_of("docs/training.md")[-3:]
     names = {}

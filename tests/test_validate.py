@@ -78,6 +78,7 @@ def halving(**options):
     return training.successive_halving(square, jnp.zeros((8, 3)), (X, T), **common | options)
 
 
+@pytest.mark.rest
 def test_the_better_half_goes_on_from_rung_to_rung():
     found = halving()
     with compilations() as more:

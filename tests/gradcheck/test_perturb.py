@@ -129,7 +129,7 @@ def test_a_complex_step_through_it_is_the_derivative(name, x64):
             np.testing.assert_allclose(np.imag(found.change) / 1e-20, slope, rtol=1e-10, atol=1e-12)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     rows=st.integers(1, 4), columns=st.integers(1, 4), hidden=st.integers(1, 4), seed=st.integers(0, 2**16)
 )
