@@ -133,6 +133,18 @@ def fetched(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(near, tree)
 
 
+def at_home(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Return a tree on the default device alone; all processes must ask for it at the same time."""
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = jnp.asarray(np.asarray(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jnp.asarray(np.asarray(leaf))
+
+    return tree if mesh is None else jax.tree.map(moved, fetched(tree, mesh))
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Layout:

@@ -243,7 +243,7 @@ def test_meshes_of_others_are_checked(unchecked):
 
 def test_a_mesh_of_one_device_changes_no_bit():
     params = network.init(jax.random.key(0), (6, 4, 3))
-    how = {"steps": 30, "batch_size": 7, "test": SMALL, "eval_every": 10}
+    how = {"steps": 30, "batch_size": 7, "test": SMALL, "eval_every": 10, "check": True}
     alone, spread = (fit(network.loss, params, SMALL, mesh=m, **how) for m in (None, sharding.mesh(1)))
     assert jax.tree.all(jax.tree.map(np.array_equal, alone.params, spread.params))
     assert alone.history.test["loss"].tolist() == spread.history.test["loss"].tolist()

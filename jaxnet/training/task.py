@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Key
 
 from jaxnet._arrays import as_examples
-from jaxnet.sharding import Share, fetched, layout, place, replicated
+from jaxnet.sharding import Share, at_home, layout, place, replicated
 from jaxnet.shards import OnDisk
 from jaxnet.training import disk
 from jaxnet.training.state import (
@@ -366,7 +366,7 @@ def batch_error(state: TrainState, task: Task, network: int | None = None) -> Ex
     with jax.transfer_guard("allow"):
         if network is not None:
             state = jax.tree.map(lambda leaf: leaf[network] if leaf.ndim else leaf, state)
-        state = fetched(state, task.mesh)
+        state = at_home(state, task.mesh)
         try:
             task.loss(state.params, state.model_state, *next_batch(state, task, network))
         except (TypeError, ValueError) as error:
@@ -390,7 +390,7 @@ def next_batch(state: TrainState, task: Task, network: int | None = None) -> tup
         return found, step_key(state.key, step)
     if task.mesh is None:
         return taken(examples, rows), step_key(state.key, step)
-    return fetched(jax.jit(taken)(examples, np.asarray(rows)), task.mesh), step_key(state.key, step)
+    return at_home(jax.jit(taken)(examples, np.asarray(rows)), task.mesh), step_key(state.key, step)
 
 
 def check_examples(
@@ -536,7 +536,7 @@ def check_first_gradient(state: TrainState, task: Task, network: int | None = No
     """Raise GradientError with the report where the gradient of the loss of the next batch is wrong."""
     from jaxnet.gradcheck import check_gradients
 
-    state = fetched(state, task.mesh)
+    state = at_home(state, task.mesh)
     examples, key = next_batch(state, task, network)
 
     def loss(params: PyTree) -> Array:
