@@ -811,7 +811,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _aligned(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return an empty array at a multiple of 64 bytes: JAX trains on it where it is, without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     data = np.empty(size + 64, np.uint8)
@@ -820,21 +820,21 @@ def _aligned(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 
 
 def _copied(x: Array, dtype: DTypeLike) -> Array:
-    copy = _aligned(x.shape, dtype)
+    copy = aligned(x.shape, dtype)
     np.copyto(copy, x, casting="unsafe")
     return copy
 
 
 def _rows(x: Array, rows: Array) -> Array:
     # Other modes than "clip" would buffer what they write.
-    return np.take(x, rows, axis=0, out=_aligned((len(rows), *x.shape[1:]), x.dtype), mode="clip")
+    return np.take(x, rows, axis=0, out=aligned((len(rows), *x.shape[1:]), x.dtype), mode="clip")
 
 
 def _scaled(x: Array, top: int, normalize: bool) -> Array:
     if not normalize:
         return _copied(x, np.uint8)
     # A division: multiplying by the reciprocal rounds differently.
-    return np.divide(x, np.float32(top), out=_aligned(x.shape, np.float32))
+    return np.divide(x, np.float32(top), out=aligned(x.shape, np.float32))
 
 
 def _targets(labels: Array, classes: int, one_hot_label: bool) -> Array:

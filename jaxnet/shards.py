@@ -31,7 +31,7 @@ from jaxnet import _extras, datasets
 _Path = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
-_AT_ONCE = 1024  # rows after whose reading the pages of a file are given back
+_AT_ONCE = 64  # rows after whose reading pages are given back: the system maps up to 2 MB around each
 
 
 class Shard(NamedTuple):
@@ -79,24 +79,27 @@ class OnDisk:
         Raises:
             ValueError: a shard is cut short or not what the index says; the message names it.
         """
-        order = np.argsort(rows, kind="stable")  # each file from front to back, a stretch of it at a time
-        ordered, found = np.asarray(rows)[order], []
+        asked, found = np.asarray(rows), []
         for name in ("x", "t"):
             first = self.file(self.shards[0], name)
-            out = np.empty((len(rows), *first.shape[1:]), first.dtype)
-            for start in range(0, len(rows), _AT_ONCE):
-                self._read(name, ordered[start : start + _AT_ONCE], order[start : start + _AT_ONCE], out)
+            # Aligned, JAX takes it as it is, without a copy.
+            out = datasets.aligned((len(asked), *first.shape[1:]), first.dtype)
+            for start in range(0, len(asked), _AT_ONCE):
+                self._read(name, asked[start : start + _AT_ONCE], out[start : start + _AT_ONCE])
             found.append(out)
         x, t = found
         return (x if self.top is None else np.divide(x, np.float32(self.top), dtype=np.float32)), t
 
-    def _read(self, name: str, rows: Array, places: Array, out: Array) -> None:
-        which = [bisect_right(self._ends, int(rows[0])), bisect_right(self._ends, int(rows[-1]))]
-        for index in range(which[0], which[1] + 1):
-            end = self._ends[index]
-            own = slice(*np.searchsorted(rows, (end - self.shards[index].length, end)))
-            file = self.file(self.shards[index], name)
-            out[places[own]] = file[rows[own] - (end - self.shards[index].length)]
+    def _read(self, name: str, rows: Array, out: Array) -> None:
+        for shard, end in zip(self.shards, self._ends, strict=True):
+            own = (rows >= end - shard.length) & (rows < end)
+            if not own.any():
+                continue
+            file = self.file(shard, name)
+            if own.all():  # other modes than "clip" would buffer what they write
+                np.take(file, rows - (end - shard.length), axis=0, out=out, mode="clip")
+            else:
+                out[own] = file[rows[own] - (end - shard.length)]
             if hasattr(mmap, "MADV_DONTNEED"):  # or what was read once would count as this process's memory
                 file._mmap.madvise(mmap.MADV_DONTNEED)
 

@@ -211,9 +211,8 @@ def test_mnist_is_converted_as_load_has_it(tmp_path):
 
 def test_a_process_reads_its_own_rows_of_mnist_and_holds_no_more():
     code = """
-        import resource
         from jaxnet import shards
-        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        peak = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) // 1024
         before = peak()
         parts, digest = shards.own_part("mnist", lambda length: (length // 2, length * 3 // 4))
         print(peak() - before, digest, parts["train"][0].sum(dtype=float), parts["test"][0].sum(dtype=float))
@@ -253,26 +252,27 @@ def test_what_cannot_be_converted_leaves_nothing(tmp_path):
 
 
 RUN = """
-    import resource, sys
+    import sys
     import jax, numpy as np
     from jaxnet import checkpoints, fit, network, shards, training
 
     x, t, folder, steps = sys.argv[1:5]
     pair, params = shards.OnDisk.of(x, t), network.init(jax.random.key(0), (500, 8, 3))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+    before = peak()
     with checkpoints.Checkpointer(folder, every=20) as saver:
         resume = saver.restore(training.init_state(params))
         result = fit(network.loss, params, pair, steps=int(steps), batch_size=2000, stretch=20, resume=resume,
                      callbacks=[saver], progress=False)
         saver.save(result)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    print((peak() - before) // 1024)
 """
 
 
 def test_memory_is_bounded_and_a_killed_run_goes_on_exactly(tmp_path):
-    rows = 150_000  # 300 MB
+    rows = 400_000  # 800 MB, of which the first are not zero
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (rows, 500))
-    for start in range(0, rows, 10_000):
+    for start in range(0, 50_000, 10_000):
         x[start : start + 10_000] = RNG.random((10_000, 500), np.float32)
     del x
     np.save(tmp_path / "t.npy", RNG.integers(0, 3, rows).astype(np.int32))
@@ -282,7 +282,7 @@ def test_memory_is_bounded_and_a_killed_run_goes_on_exactly(tmp_path):
         return subprocess.Popen([*command, tmp_path / name, str(steps)], stdout=subprocess.PIPE, text=True)
 
     whole = run("whole", 200)
-    assert int(whole.communicate(timeout=200)[0]) < 250  # of 300 that it went through several times
+    assert int(whole.communicate(timeout=200)[0]) < 550  # MB, of which what is read ahead has 160
     killed = run("killed", 200)
     while not (tmp_path / "killed" / "checkpoints" / "40.safetensors").exists():
         assert killed.poll() is None
