@@ -146,7 +146,7 @@ def people(most: int | None) -> dict[str, Counted]:
                     start = time.perf_counter()
                     try:
                         verdict = _people_verdict(checker, case, dtype, make(case, dtype))
-                    except Exception as error:  # what a checker raises on is what is counted
+                    except Exception as error:  # exceptions of the checkers are one of the counted results
                         verdict = f"{type(error).__name__}: {error}".splitlines()[0]
                     found[checker] = found[checker].and_one(verdict, right, time.perf_counter() - start)
                     if verdict != ("pass" if right else "fail"):

@@ -903,6 +903,8 @@ def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise a dozen unrelated types
         raise ValueError(
             f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "

@@ -32,6 +32,8 @@ HEARTBEAT = 20  # seconds without a sign of life after which a process counts as
 class ProcessLostError(ConnectionError):
     """Another process of the run ended, or can no longer be reached."""
 
+    exit_code = 4  # of the command that it ends
+
 
 def mesh(data: int | None = None, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return a mesh of `data · model` devices: batches are split over `data`, hidden widths over `model`.

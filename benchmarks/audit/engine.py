@@ -42,7 +42,7 @@ def judge(f: Callable[..., Any], args: tuple[Any, ...], argnums: tuple[int, ...]
     """The checker's verdict on f at args, and what it says about it."""
     try:
         report = check_gradients(f, *args, argnums=argnums)
-    except Exception:  # whatever the checker raises is a finding of the audit, about the checker
+    except Exception:  # the checker is what is audited: whatever it raises is a finding
         return "exception", traceback.format_exc(limit=-2)
     return report.verdict, report.summary + (f" {report.worst.reason}" if report.worst.reason else "")
 
@@ -62,7 +62,7 @@ def derivatives(case: Case) -> dict[str, np.ndarray | str]:
     for mode in ("reverse", "forward"):
         try:
             found[mode] = flat(gradient(case.f, mode, case.argnums)(*case.args))
-        except Exception as error:  # jax refuses a mode by many types of errors: each is "no derivative"
+        except Exception as error:  # jax's refusals of a mode have no common type: each is "no derivative"
             found[mode] = str(error).split("\n")[0]
     return found
 
@@ -147,7 +147,7 @@ def examine(
         say(f"{rule.note} values")
         try:
             all_cases = list(cases(name, fn, rule, dtype))
-        except Exception as error:  # another release's function may not take these: listed as not callable
+        except (TypeError, ValueError, NotImplementedError) as error:  # another release takes other arguments
             yield Finding(full, "", "not callable", str(error).split("\n")[0])
             continue
         can, why = able(all_cases)
@@ -211,7 +211,7 @@ def serve(connection: Connection, dtype: str) -> None:
             try:
                 found = list(examine(name, functions[name], dtype, skip, connection.send))
                 connection.send(found)
-            except Exception as error:  # goes to the parent, which lists it: the audit of the others goes on
+            except Exception as error:  # whatever it is: the parent lists it and audits the others
                 connection.send(
                     error
                     if isinstance(error, NotImplementedError)

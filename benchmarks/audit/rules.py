@@ -601,7 +601,7 @@ def automatic(name: str, fn: Callable[..., Any]) -> list[Rule] | str:
                 return "returns no floating-point numbers"
             if kind == "scalars" and not elementwise(fn, count):
                 continue
-        except Exception as error:  # tried on what it may not be for, it raises anything: the last is listed
+        except Exception as error:  # a function called with what it may not be for: the last error is listed
             why = str(error).split("\n")[0]
             continue
         return [Rule(name, points)]

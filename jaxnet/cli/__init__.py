@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ def entry() -> NoReturn:
     """Run the command of this process and end it."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ± gets a question mark
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C ends the process at once until there is a run: an exception in an import of JAX's can crash.
@@ -45,15 +45,22 @@ def _part(code: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, as the help tells them."""
     command, given = parser.parse(sys.argv[1:] if argv is None else argv)
-    with suppress(Exception):  # which is told below
+    try:
         import_module("jax")
+    except (ImportError, RuntimeError) as error:  # the latter where jaxlib is of another release
+        return _told(command, error)
     with signals.handled() as came:
         code = _run(command, given)
         return 143 if code == 130 and signal.SIGTERM in came else code
 
 
+def _expected() -> tuple[type[Exception], ...]:
+    """Return the errors of which one line tells; what else is raised is a fault of ours, told in full."""
+    of_python = ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError
+    return (*of_python, sys.modules["jax"].errors.JaxRuntimeError) if "jax" in sys.modules else of_python
+
+
 def _run(command: str, given: dict[str, Any]) -> int:
-    expected = ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError
     try:
         options = parser.complete(command, given)
         if getattr(options, "print_config", False):
@@ -78,19 +85,19 @@ def _run(command: str, given: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        if type(error).__name__ == "ProcessLostError":
-            print(f"jaxnet {command}: error: {error}", file=sys.stderr)
-            return 4
-        if not isinstance(error, expected) and type(error).__name__ != "JaxRuntimeError":
-            raise
-        message = " ".join(str(error).split())
-        if isinstance(error, MemoryError) or "out of memory" in message.lower():
-            sizes = {"max_networks": "--max-networks", "hidden": "--hidden", "batch_size": "--batch-size"}
-            own = [flag for name, flag in sizes.items() if hasattr(COMMANDS[command], name)]
-            message += f" (what decides is {', '.join(own) or 'the size of the data'})"
-        print(f"jaxnet {command}: error: {message}", file=sys.stderr)
-        return 2
+    except _expected() as error:
+        return _told(command, error)
+
+
+def _told(command: str, error: Exception) -> int:
+    """Tell of an error in one line; return the exit code."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in message.lower():
+        sizes = {"max_networks": "--max-networks", "hidden": "--hidden", "batch_size": "--batch-size"}
+        own = [flag for name, flag in sizes.items() if hasattr(COMMANDS[command], name)]
+        message += f" (what decides is {', '.join(own) or 'the size of the data'})"
+    print(f"jaxnet {command}: error: {message}", file=sys.stderr)
+    return int(getattr(error, "exit_code", 2))
 
 
 def _together(options: Training) -> Training:

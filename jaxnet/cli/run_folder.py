@@ -251,7 +251,7 @@ def write_picture(path: Path, draw: Callable[[], "Figure"], title: str = "") -> 
             figure.suptitle(title, fontsize="medium")
         figure.savefig(data, dpi=150)
         _tensors.write(path, data.getvalue())
-    except Exception as error:  # matplotlib's backends raise anything, and the results are written already
+    except Exception as error:  # the results are written: no fault of drawing may make a finished run fail
         print(f"jaxnet: warning: no {path}: {type(error).__name__}: {error}", file=sys.stderr)
 
 

@@ -168,7 +168,7 @@ def _origins(problem: Problem) -> Located:
     try:
         with doing("where it arises"):
             return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
-    except Exception as error:  # a verdict is not to be lost because its cause cannot be found
+    except Exception as error:  # the verdict is known: why no cause was found goes into the report
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 
 

@@ -105,6 +105,7 @@ def richardson(
     x, scale = target.flat[index], scales(target.flat, target.sizes)[index]
     own = 2.0 ** np.round(np.log2(np.where(np.abs(x) < _TINY, scale, np.abs(x))))
     everyone, many = np.ones(len(index), bool), len(index) > _MANY
+    refuses = isinstance(target, Target) and target.calls_back
     plan = [(scale, level, everyone) for level in (*ladder.first, *ladder.further)]
     plan += [(own, level, own < scale / 16) for level in ladder.own]
     tables: list[Table] = []
@@ -116,7 +117,7 @@ def richardson(
         if many and number == 1:
             apt = moved
         elif number >= (2 if many else len(ladder.first)):
-            found, look = chosen = chosen or _choose(tables, at_kink, target.value, noise)
+            found, look = chosen = chosen or _choose(tables, at_kink, target.value, noise, refuses)
             if at_kink is not None:
                 look &= ~at_kink  # a kink at the point itself, as those before have it
             open_ = unsettled(found) | (look & (level > ladder.first[0]))
@@ -131,7 +132,7 @@ def richardson(
         steps = (size[rows] * 2.0**-level)[:, None] * HALVINGS
         tables.append(table(target, index, rows, x[rows, None], steps))
         chosen = None
-    found = (chosen or _choose(tables, at_kink, target.value, noise))[0]
+    found = (chosen or _choose(tables, at_kink, target.value, noise, refuses))[0]
     if isinstance(target, Target) and target.sharp:
         found = found._replace(error=found.error + _NOISE * _wobble(target, index, found.step))
     return found
@@ -190,6 +191,7 @@ class Table(NamedTuple):
     side_truncation: np.ndarray  # [2, n]
     jump: np.ndarray  # between the one-sided slopes, extrapolated to no step
     slope: np.ndarray  # the largest of the one-sided ones
+    refused: np.ndarray  # [2, n]: on that side f is not finite
     inside: np.ndarray  # [2, n]: on that side f decides as it does at the point itself
     leap: np.ndarray  # [2, n]: how far f moves over the finest step ...
     reach: np.ndarray  # [2, n]: ... and over the widest
@@ -232,6 +234,7 @@ def table(target: Movable, index: np.ndarray, rows: np.ndarray, x: np.ndarray, s
         slope=spread(
             np.abs(np.concatenate([forward, backward], 1)).max(axis=1), np.nan, finite_side.any(axis=0)
         ),
+        refused=spread(np.ones(finite_side.shape), 0.0, ~finite_side) == 1,
         inside=spread(inside.astype(float), 0.0, finite_side) == 1,
         leap=spread(np.abs(np.stack([up, down])[:, :, 2]), np.nan, finite_side),
         reach=spread(np.abs(np.stack([up, down])[:, :, 0]), np.nan, finite_side),
@@ -256,7 +259,7 @@ def _extrapolated(differences: np.ndarray, ratio: float) -> tuple[np.ndarray, np
 
 @np.errstate(all="ignore")
 def _choose(
-    tables: list[Table], at_kink: np.ndarray | None, middle: float, noise: float
+    tables: list[Table], at_kink: np.ndarray | None, middle: float, noise: float, refuses: bool
 ) -> tuple[Estimate, np.ndarray]:
     """Return each element's best table, and whether it may have a kink that needs another look."""
     t = Table(*(np.stack(column) for column in zip(*tables, strict=True)))
@@ -266,6 +269,8 @@ def _choose(
     # Where a step changes nothing though a wider one does, rounding has swallowed its change.
     still = np.nan_to_num(t.reach).max(axis=1) == 0
     lost = still & (~still & t.inside.all(axis=1)).any(axis=0)
+    if refuses:  # what f takes no other number for, steps below the precision of its own type do not show
+        lost |= still & t.refused.any(axis=(0, 1))
     t = t._replace(value=np.where(lost, np.nan, t.value), sides=np.where(lost[:, None], np.nan, t.sides))
     central = _rated(t.value, t.truncation, t.once, t.uneven, t.step, floor, 1.0)
     best = central.error.argmin(axis=0)

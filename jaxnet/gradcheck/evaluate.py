@@ -155,6 +155,7 @@ class Target:
         """Of an evaluation for each element, in units of one of the whole function."""
         self.value: float
         """At the point itself."""
+        self.calls_back = jaxpr is None or holds(jaxpr.jaxpr, "callback")
         self.sharp, self.epsilon = False, epsilon
         self.limit, self.extra = _FOREVER, 0
         self._at_middle: Change | None = None
@@ -163,7 +164,7 @@ class Target:
             self.value = float(self._value(self.flat))
             return
         self.cost = _survey(jaxpr.jaxpr)
-        self.one_by_one = holds(jaxpr.jaxpr, "callback")
+        self.one_by_one = self.calls_back
         if not self.one_by_one:
             self._weigh(max(self.cost.operations, 1.0))
         try:
@@ -431,7 +432,7 @@ class Target:
                 point[element] = value
             try:
                 found[row] = self._value(point)
-            except Exception as error:  # f may raise anything; here it only means that f has no value
+            except Exception as error:  # the user's f: whatever it raises, it has no value there
                 if np.iscomplexobj(values):
                     raise TypeError(str(error).strip() or type(error).__name__) from error
                 found[row] = np.nan

@@ -63,7 +63,7 @@ def begun(problem: Problem, modes: Sequence[str]) -> dict[str, ClosedJaxpr]:
     """Return modes of autodiff traced, each for `autodiff`, while another thread compiles them."""
     found = dict[str, ClosedJaxpr]()
     for mode in modes if problem.traced is not None else ():
-        with contextlib.suppress(Exception):  # is raised again by who runs it
+        with contextlib.suppress(Exception):  # tracing the user's rules: `autodiff` tells of it
             if mode == "reverse":
                 found[mode] = jaxpr = _reverse_jaxpr(problem)
                 args = [*map(jnp.asarray, problem.leaves), *map(jnp.asarray, problem.weights[0])]
@@ -82,7 +82,7 @@ def autodiff(problem: Problem, modes: Sequence[str], begun: Mapping[str, ClosedJ
         try:
             with running(f"{mode} autodiff"):
                 found.append(function(problem, begun.get(mode)))
-        except Exception as error:  # rules are the user's own; what is not a refusal of the mode goes on
+        except Exception as error:  # jax's refusals have no common type; what is none is raised
             lines = str(error).strip().splitlines() or [""]
             known = any(phrase in str(error) for phrase in _UNSUPPORTED)
             if not known and problem.traced is not None:
@@ -161,7 +161,7 @@ def _rounding_of(
         args = [*wide_leaves(problem), *(_wide(weights) if weighted else [])]
         try:
             moved = blurred(jaxpr, args, 2.0**-52)
-        except Exception:  # what calls back may raise where numbers are not quite what they were
+        except jax.errors.JaxRuntimeError:  # of a callback that refuses numbers a rounding off
             return np.zeros(int(problem.starts[-1]))
         found = project(moved, [np.abs(w) for w in weights])
         result: np.ndarray = np.abs(
@@ -419,7 +419,7 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
                 blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
         if any(map(_underflown, *map(jax.tree.leaves, (first, blocks)))):
             first = leaves_at(problem.leaves)  # as it is called: compiled, it may underflow elsewhere
-    except Exception:  # it may be anything that runs: NumPy, SciPy; then its own values are what there is
+    except Exception:  # the user's candidate, of NumPy or SciPy perhaps: if jax cannot trace it, it is called
         first, *points = [leaves_at(point) for point in (problem.leaves, *nearby(problem)[1:])]
     dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
     own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]

@@ -404,7 +404,7 @@ def _iterations(
         piece = piece.at(states[at], list(given[at].values()), rules[at], [[place.seed, k] for k in wanted])
         try:
             (found,) = slopes([piece])
-        except Exception:  # of a callback
+        except jax.errors.JaxRuntimeError:  # of a callback
             found = None
         verdict = found and verdict_of(piece, found)
         if verdict and verdict.wrong.any():

@@ -352,5 +352,5 @@ def _evaluated(pieces: list[_Piece]) -> list[_Slopes | None]:
     """Return the slopes of all pieces: by one program, or where that fails by one for each."""
     try:
         return slopes_of(pieces)(pieces) if pieces else []
-    except Exception:  # of a callback
+    except jax.errors.JaxRuntimeError:  # of a callback
         return [None] if len(pieces) == 1 else [found for piece in pieces for found in _evaluated([piece])]

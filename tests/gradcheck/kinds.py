@@ -1004,6 +1004,37 @@ def pure_callback_without_a_vmap_method():
     return check(lambda x: sine(x).sum(), np.array([0.3, 0.7]))
 
 
+@jax.custom_vjp
+def expectation(p):
+    """Of 0, 1, 2 ..., by a host that takes only probabilities, as NumPy's multinomial does."""
+
+    def on_host(p):
+        if p.sum() != 1:
+            raise ValueError("the probabilities do not sum to 1")
+        return p @ np.arange(len(p), dtype=p.dtype)
+
+    return jax.pure_callback(on_host, jax.ShapeDtypeStruct((), p.dtype), p)
+
+
+expectation.defvjp(
+    lambda p: (expectation(p), p),
+    lambda p, g: (g * jnp.arange(p.size, dtype=p.dtype),),
+)
+
+
+@kind(SETTINGS, "inconclusive", "f raises ValueError: the probabilities do not sum to 1")
+def a_callback_that_refuses_what_is_beside_the_point():
+    return check(expectation, f32(0.25, 0.25, 0.5))
+
+
+@kind(SETTINGS, "pass")
+def a_callback_that_refuses_another_argument_than_the_one_checked():
+    def f(p, w):
+        return expectation(p) * w[1] + w[0] ** 3
+
+    return check(f, f32(0.25, 0.25, 0.5), f32(0.0, 1.0, 2.0), argnums=1)
+
+
 @kind(SETTINGS, "pass")
 def strict_dtype_promotion():
     with jax.numpy_dtype_promotion("strict"):
