@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
 from jaxnet import datasets, fit_many, network, training
-from jaxnet.training import many
+from jaxnet.training import body, many
 from jaxnet.training import program as compiled
 from jaxnet.training.state import Examples, Measure
 from jaxnet.training.turned import turned_products
@@ -190,7 +190,7 @@ def evaluate_group() -> Variants:
 
     def whole(params: Any, x: Array, t: Array) -> Any:
         examples = Examples(x, t)
-        return compiled.evaluate((params, ()), examples, metrics=metrics, chunk=EXAMPLES, many=False)
+        return body.evaluate((params, ()), examples, metrics=metrics, chunk=EXAMPLES, many=False)
 
     turned = turned_products(network.accuracy)
 

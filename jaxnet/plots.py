@@ -276,9 +276,7 @@ def confusion_matrix(
 
 
 def images(
-    pixels: Num[ArrayLike, "n d"],
-    labels: Int[ArrayLike, " n"] | Sequence[str],
-    columns: int | None = None,
+    pixels: Num[ArrayLike, "n d"], labels: Int[ArrayLike, " n"] | Sequence[str], columns: int | None = None
 ) -> "Figure":
     """Return square images, grey or of three colours in 0..1, each under its label, by default in a row."""
     shown = _squares(pixels)

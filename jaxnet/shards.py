@@ -396,11 +396,7 @@ def _of_npz(path: Path) -> tuple[float | None, None, _Pieces]:
         file = archive.open(found[name])
         try:
             version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
+            read = getattr(np.lib.format, f"read_array_header_{min(version[0], 2)}_0")
             shape, fortran, dtype = read(file)
         except (ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: {name}: expected an array of numbers, got none ({error})") from None
@@ -430,8 +426,7 @@ def _of_npz(path: Path) -> tuple[float | None, None, _Pieces]:
 
 def _target(t: Array, name: str) -> Array:
     if t.dtype.kind == "f":
-        numbers: Array = datasets.features(t.reshape(len(t), -1), name).reshape(t.shape)
-        return numbers
+        return datasets.features(t.reshape(len(t), -1), name).reshape(t.shape)
     if len(t) and not (t.min() >= 0 and t.max() < 2**31):
         raise ValueError(f"{name}: expected labels from 0 to {2**31 - 1}, got {t.min()} to {t.max()}")
     return t.astype(np.int32)

@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxnet import _extras, network, optimizers
 from jaxnet.training import BATCH_SIZE, fit
-from jaxnet.training.task import check_positive_int
+from jaxnet.training.examples import check_positive_int
 
 _base = _extras.require("sklearn.base", "jaxnet.sklearn needs", "sklearn")
 _utils = _extras.require("sklearn.utils", "jaxnet.sklearn needs", "sklearn")

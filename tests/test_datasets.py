@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jaxnet import datasets
+from jaxnet.datasets import published
 
 SHAPES = {
     "train-images-idx3-ubyte": (50, 4, 3),
@@ -43,12 +44,12 @@ def sha256(data: bytes) -> str:
 
 def use_mirrors(monkeypatch, *mirrors: str) -> None:
     """Publish the small arrays above as both datasets."""
-    by_data = tuple(datasets._IdxFile(n, SHAPES[n], sha256=sha256(IDX[n])) for n in NAMES)
+    by_data = tuple(published._IdxFile(n, SHAPES[n], sha256=sha256(IDX[n])) for n in NAMES)
     by_archive = tuple(
-        datasets._IdxFile(n, SHAPES[n], archive_sha256=sha256(ARCHIVES[f"{n}.gz"])) for n in NAMES
+        published._IdxFile(n, SHAPES[n], archive_sha256=sha256(ARCHIVES[f"{n}.gz"])) for n in NAMES
     )
-    monkeypatch.setitem(datasets._SOURCES, "mnist", datasets._Source(mirrors, by_data))
-    monkeypatch.setitem(datasets._SOURCES, "fashion-mnist", datasets._Source(mirrors, by_archive))
+    monkeypatch.setitem(published.SOURCES, "mnist", published._Source(mirrors, by_data))
+    monkeypatch.setitem(published.SOURCES, "fashion-mnist", published._Source(mirrors, by_archive))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def cache(monkeypatch, tmp_path):
     """An empty cache folder, no JAXNET_DATA_DIR, and the small datasets without a mirror."""
     monkeypatch.delenv("JAXNET_DATA_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(datasets, "_cache_folder", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(published, "_cache_folder", lambda name: tmp_path / "cache" / name)
     use_mirrors(monkeypatch)
     return tmp_path / "cache"
 
@@ -178,7 +179,11 @@ def test_digits_are_those_of_scikit_learn_each_once():
 
 
 def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
+    whole = datasets.load_digits()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    for one, other in zip(sum(whole, ()), sum(datasets.load_digits(), ()), strict=True):
+        assert one.tobytes() == other.tobytes()  # its file does, and scikit-learn is not imported
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "pooch", None)
     monkeypatch.delenv("JAXNET_DATA_DIR", raising=False)
     with pytest.raises(ImportError) as error:
@@ -223,7 +228,7 @@ def test_mnist_golden_values(mnist):
 
 def test_mnist_equals_an_independent_parse(mnist):
     root = os.environ.get("JAXNET_DATA_DIR")
-    folder = Path(root) / "mnist" if root else datasets._cache_folder("mnist")
+    folder = Path(root) / "mnist" if root else published._cache_folder("mnist")
     path = folder / "t10k-images-idx3-ubyte.gz"
     if not path.exists():
         pytest.skip(f"{path} is not there to compare with")
@@ -359,7 +364,7 @@ def test_fashion_files_of_the_user_are_checked_by_their_form(cache, tmp_path):
 
 def test_published_sizes_are_the_real_ones():
     for name in ("mnist", "fashion-mnist"):
-        shapes = [file.shape for file in datasets._SOURCES[name].files]
+        shapes = [file.shape for file in published.SOURCES[name].files]
         assert shapes == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]
         assert len(datasets.CLASS_NAMES[name]) == 10
 
@@ -432,7 +437,7 @@ def test_a_bad_mirror_is_followed_by_the_next(cache, monkeypatch, case, name):
 
 
 def test_a_mirror_that_breaks_off_or_hangs_is_followed_by_the_next(cache, monkeypatch, dead_url):
-    monkeypatch.setattr(datasets, "_CONNECT_READ_TIMEOUT_S", (1.0, 0.2))
+    monkeypatch.setattr(published, "_CONNECT_READ_TIMEOUT_S", (1.0, 0.2))
     with Mirror(ARCHIVES, stall=True) as hung, Mirror(ARCHIVES) as good:
         use_mirrors(monkeypatch, dead_url, hung.url, good.url)
         check_small(datasets.load_mnist())
@@ -515,13 +520,13 @@ def test_the_log_level_of_pooch_is_put_back(cache, monkeypatch, dead_url):
 
 
 def test_the_cache_is_the_users_folder_for_jaxnet():
-    assert datasets._cache_folder("mnist").parts[-2:] == ("jaxnet", "mnist") or sys.platform == "win32"
+    assert published._cache_folder("mnist").parts[-2:] == ("jaxnet", "mnist") or sys.platform == "win32"
 
 
 def test_ctrl_c_in_a_download_leaves_no_half_file(tmp_path, start):
     program = (
-        "import sys, pathlib; from jaxnet import datasets as d\n"
-        "d._SOURCES['mnist'] = d._SOURCES['mnist']._replace(mirrors=(sys.argv[1],))\n"
+        "import sys, pathlib; from jaxnet.datasets import published as d\n"
+        "d.SOURCES['mnist'] = d.SOURCES['mnist']._replace(mirrors=(sys.argv[1],))\n"
         "d._cache_folder = lambda name: pathlib.Path(sys.argv[2])\n"
         "d.load_mnist()"
     )

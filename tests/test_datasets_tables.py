@@ -242,10 +242,10 @@ def test_bad_folders_of_images(pictures):
     with pytest.raises(ValueError, match=r"expected 2 x 2 grey pixels, as 0\.png has, got 2 x 2 x 3 pixels"):
         datasets.load(folder)
     Image.fromarray(np.zeros((2, 2), np.uint16)).save(folder / "b" / "0.png")
-    with pytest.raises(ValueError, match="expected an image of 8 bits, got a mode of more than 8 bits, I;16"):
+    with pytest.raises(ValueError, match="expected an image of 8 bits, got one of uint16"):
         datasets.load(folder)
     (folder / "b" / "0.png").write_text("text")
-    with pytest.raises(ValueError, match=r"0\.png: expected an image of 8 bits, got cannot identify"):
+    with pytest.raises(ValueError, match=r"0\.png: expected a picture, got cannot identify"):
         datasets.load(folder)
     for path in (folder / "a" / "0.png", folder / "b" / "0.png"):
         path.unlink()
@@ -274,3 +274,21 @@ def test_what_is_not_installed_names_its_extra(module, use, message, monkeypatch
     with pytest.raises(ImportError) as error:
         import_module("jaxnet.sklearn") if use is None else use(tmp_path)
     assert str(error.value) == message
+
+
+def test_images_by_class_are_read_as_a_picture_to_predict_is(tmp_path):
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    turned = Image.fromarray(np.rot90(upright))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / name).parent.mkdir()
+        turned.save(tmp_path / name, exif=exif)
+    (x, _), (x_test, _) = datasets.load(tmp_path, normalize=False)
+    assert x.tolist() == x_test.tolist() == [upright.ravel().tolist()]
+    clear = np.zeros((2, 3, 4), np.uint8)
+    clear[0, 0] = 0, 0, 0, 255
+    for name in ("a/0.png", "b/0.png"):
+        Image.fromarray(clear).save(tmp_path / name)
+    (x, _), _ = datasets.load(tmp_path, normalize=False)
+    assert x.tolist() == [[0, 255, 255, 255, 255, 255]]  # what is transparent is white

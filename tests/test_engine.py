@@ -12,7 +12,7 @@ import pytest
 
 import jaxnet
 from jaxnet import checkpoints, metrics, network, training
-from jaxnet.training import program
+from jaxnet.training import body, program
 from jaxnet.training import run as runs
 from jaxnet.training.state import Examples, Measure
 from tests.helpers import assert_same_bits, stack
@@ -414,7 +414,7 @@ def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():
     assert 500 < chunk <= 2**26 // (28 * 28 * 32 * 4)
     settings = {"metrics": (("m", Measure(metric)),), "many": False}
     programs = [
-        program.program(program.evaluate, (kernel, ()), examples, chunk=n, **settings) for n in (4000, chunk)
+        program.program(body.evaluate, (kernel, ()), examples, chunk=n, **settings) for n in (4000, chunk)
     ]
     whole, parts = (found.result().memory_analysis().temp_size_in_bytes for found in programs)
     assert parts < 2**29 < 2 * whole
@@ -481,7 +481,7 @@ def test_pieces_of_a_history_stay_few():
     task = jaxnet.training.task.check_task(network.loss, {"train": (X, T)}, steps=1000, **settings)
 
     def train(state, first, num_steps):
-        record = program.Record(np.arange(first, first + num_steps, dtype=np.float32), {})
+        record = body.Record(np.arange(first, first + num_steps, dtype=np.float32), {})
         return state, record, np.array(True)
 
     for _ in range(1000):

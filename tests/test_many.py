@@ -6,7 +6,7 @@ import pytest
 
 import jaxnet
 from jaxnet import network
-from jaxnet.training import many, program
+from jaxnet.training import body, many, program
 from jaxnet.training.state import Examples, Objective
 from tests.helpers import compilations, press_ctrl_c_in_call, stack
 
@@ -118,7 +118,7 @@ def test_shared_batches_make_one_wide_product():
     settings = {"loss": Objective(network.loss), "optimizer": optax.sgd(0.1), "at_once": 3}
     settings |= {"plain": False, "loss_after_update": False}
     examples = Examples(X, T)
-    found = program.program(program.run_stretch, state, jnp.int32(5), rows, {}, examples, **settings)
+    found = program.program(body.run_stretch, state, jnp.int32(5), rows, {}, examples, **settings)
     assert "f32[15,10]" in found.result().as_text().replace(" ", "")  # 3 of 5 hidden units, 10 examples
 
 

@@ -14,11 +14,12 @@ CORE = [
     "gradcheck/problem",
     "training/state",
     "training/fit",
+    "training/body",
     "training/program",
     "training/run",
 ]
 # The aims are 7,000 and 2,500 lines: code, docstrings and blanks.
-MOST, MOST_OF_THE_CORE = 17_600, 4_200
+MOST, MOST_OF_THE_CORE = 17_640, 4_200
 
 
 def lines(paths):

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet import _images, datasets
+from jaxnet import datasets
 from jaxnet.cli import run_folder
 from jaxnet.cli.settings import Predict
 from jaxnet.cli.table import aligned
+from jaxnet.datasets import images
 
 # Pixels of the longer side of what is drawn, in the square of each dataset.
 _BOXES = {"mnist": 20, "fashion-mnist": 28, "digits": 8}
@@ -115,7 +116,7 @@ def as_inputs(given: Given, trained: run_folder.Trained, prepare: str | None) ->
     data = trained.config["data"]
     try:
         if (prepare or ("digit" if data in _BOXES else "resize")) == "resize" or colour:
-            return _images.resized(values, side, colour=colour)
+            return images.resized(values, side, colour=colour)
         return datasets.centred(values, side, _BOXES.get(data, round(side * 20 / 28)))
     except ValueError as error:
         raise ValueError(f"{given.name}: {error}") from None

@@ -15,13 +15,14 @@ import numpy as np
 
 from jaxnet.gradcheck import problem as problems
 from jaxnet.gradcheck.findings import gradient_report
+from jaxnet.gradcheck.found import chained, undecided_at
 from jaxnet.gradcheck.gradients import autodiff, begun, hand_written, pull_back
 from jaxnet.gradcheck.interpret import holds
 from jaxnet.gradcheck.locate import Located, find_origins
 from jaxnet.gradcheck.problem import Problem
 from jaxnet.gradcheck.progress import doing, told
 from jaxnet.gradcheck.report import COMPLEX, RICHARDSON, GradientReport, worst_of
-from jaxnet.gradcheck.rounds import chained, examine, projected, undecided_at
+from jaxnet.gradcheck.rounds import examine, projected
 
 MODES = ("reverse", "forward")
 _SAMPLER = "random_gamma"  # of gamma, beta, Dirichlet and Student's t

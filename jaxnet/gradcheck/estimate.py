@@ -28,7 +28,6 @@ HALVINGS = np.array([1.0, 0.5, 0.25])
 # terms.
 _ORIGIN = np.array([1.0, 0.0, 0.0])
 _JUMP_WEIGHTS = np.linalg.solve(np.stack([HALVINGS**0, HALVINGS, HALVINGS**3]), _ORIGIN)
-_SLOPE_WEIGHTS = np.linalg.solve(np.stack([HALVINGS**0, HALVINGS, HALVINGS**2]), _ORIGIN)
 
 
 class Ladder(NamedTuple):

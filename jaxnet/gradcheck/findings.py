@@ -8,7 +8,9 @@ import numpy as np
 from jaxnet.gradcheck import judge
 from jaxnet.gradcheck.causes import find_causes
 from jaxnet.gradcheck.estimate import Status, scales
+from jaxnet.gradcheck.found import Round
 from jaxnet.gradcheck.gradients import Gradient
+from jaxnet.gradcheck.lines import DIRECTIONS
 from jaxnet.gradcheck.locate import Located, Origin
 from jaxnet.gradcheck.problem import Problem
 from jaxnet.gradcheck.report import (
@@ -21,7 +23,7 @@ from jaxnet.gradcheck.report import (
     listing,
     worst_of,
 )
-from jaxnet.gradcheck.rounds import DIRECTIONS, Round, entry_slope
+from jaxnet.gradcheck.rounds import entry_slope
 
 _ENTRIES = 64  # of f's values, to find the worst entry of a Jacobian among
 _VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")

@@ -1,8 +1,7 @@
 """Every gradient against the numerical estimate, for each projection of f."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,11 @@ from jaxnet.gradcheck.estimate import (
     scales,
     table,
 )
-from jaxnet.gradcheck.evaluate import Directions, Target
+from jaxnet.gradcheck.evaluate import Target
+from jaxnet.gradcheck.found import Round
 from jaxnet.gradcheck.gradients import Gradient
 from jaxnet.gradcheck.interpret import bind, walk
+from jaxnet.gradcheck.lines import compare_lines, random_directions
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex
 from jaxnet.gradcheck.progress import doing
 from jaxnet.gradcheck.widen import hoisted
@@ -33,47 +34,10 @@ _SAMPLE = 2_000  # elements of a larger pytree
 _FORWARD_SAMPLE = 256  # elements
 _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not decide
 _LARGE = 300  # equations, from which on the complex step is taken only where it is needed
-DIRECTIONS = 12  # random ones of each leaf of a larger pytree
 _WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
 _NOTHING = 1e-12  # a difference that may be the rounding of a 1, whatever the leaf's size
 _TIED, _BESIDE = 2.0**-28, 16  # how far beside a tie, relative to each element, and points there
 _RUN_ON = (1, 8)  # more trips of loops that iterate until it is good enough
-
-
-class Lines(NamedTuple):
-    """Random directions of one leaf, for one projection of f."""
-
-    failed: list[str]
-    resolution: float
-    """The error of one element that could have escaped all of them."""
-
-
-class Round(NamedTuple):
-    """What was found of the elements that were looked at, for one projection of f."""
-
-    elements: np.ndarray
-    """Their flat numbers."""
-    leaf_of: np.ndarray
-    estimate: Estimate
-    largest: np.ndarray
-    """The largest derivative of each element's leaf."""
-    natural: np.ndarray
-    """f's value over each element's size."""
-    decided: np.ndarray
-    failed: dict[str, np.ndarray]
-    allowed: dict[str, np.ndarray]
-    """What each gradient may be off by; of its own values, where it has both."""
-    allowed_wide: dict[str, np.ndarray]
-    complex_values: np.ndarray | None
-    """NaN where it was not taken."""
-    complex_reason: str | None
-    approximate: float | None
-    """How good an approximation f is, relative to its derivative, where numbers decide how far it goes."""
-    lines: list[Lines]
-    """By leaf; empty where all elements were looked at."""
-    target: Target
-    excused: Mapping[int, str] = MappingProxyType({})
-    """Why a row is undecided, where no numbers say it."""
 
 
 def projected(problem: Problem, weights: Leaves) -> Target:
@@ -161,12 +125,12 @@ def examine(
         limit = total if cheap else LIMIT
     exhaustive = total <= limit
     index = np.arange(total) if exhaustive else _sample(problem, gradients, limit, seed)
-    directions = [] if exhaustive else _directions(problem, first, seed)
+    directions = [] if exhaustive else random_directions(problem, first, seed)
     slopes: list[Any] = []
     for number, gradient in enumerate(gradients):
         if gradient.wide == [] and gradient.unavailable is None:
             some = np.sort(np.random.default_rng(0).permutation(index)[:_FORWARD_SAMPLE])
-            found = directions or _directions(problem, first, seed)
+            found = directions or random_directions(problem, first, seed)
             gradients[number], slopes = ways.forward_some(problem, gradient, some, [d for d in found])
             directions = found
     rounds = []
@@ -176,7 +140,7 @@ def examine(
         if directions:
             with doing("slopes along random directions"):
                 judged = rounds[-1]
-                lines = _lines(
+                lines = compare_lines(
                     problem, judged, gradients, directions, number, rtol, noise, slopes, exhaustive
                 )
             rounds[-1] = judged._replace(lines=lines)
@@ -529,111 +493,3 @@ def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
         high=np.where(wider, high, found.high),
         status=np.where(wider, Status.KINK, found.status),
     )
-
-
-def chained(
-    found: Round, modes: Sequence[str], gradients: list[Gradient], number: int, *, anywhere: bool
-) -> np.ndarray:
-    """Return where autodiff may be off though no operation's rule is wrong: at kinks, or anywhere.
-
-    As relu's derivatives at 0 in a network of zeros. Who says there what autodiff does is as right.
-    """
-    kinks = (found.estimate.status == Status.KINK) | anywhere
-    modes = [mode for mode in modes if mode in found.failed]
-    here: np.ndarray = kinks & np.any([~kinks & kinks, *(found.failed[mode] for mode in modes)], axis=0)
-    by_name = {g.name: g.best(number)[found.elements] for g in gradients if g.name in found.failed}
-    for name in [name for name in found.failed if name not in modes]:
-        near = [
-            np.abs(by_name[name] - by_name[mode]) <= found.allowed[name]
-            if name in by_name
-            else np.zeros(len(kinks), bool)
-            for mode in modes
-        ]
-        here &= ~found.failed[name] | np.any(near, axis=0)
-    return here
-
-
-def undecided_at(rows: np.ndarray, found: Round, reason: str) -> Round:
-    """Return a round that does not decide some rows, for a reason."""
-    estimate = found.estimate
-    return found._replace(
-        estimate=estimate._replace(error=np.where(rows, np.inf, estimate.error)),
-        decided=found.decided & ~rows,
-        failed={name: wrong & ~rows for name, wrong in found.failed.items()},
-        excused={int(row): reason for row in np.flatnonzero(rows)},
-    )
-
-
-def _directions(problem: Problem, target: Target, seed: int) -> list[np.ndarray]:
-    """Return random directions, so many for each leaf.
-
-    All elements of a leaf move by as much, in random senses: an error in any single one shows in each.
-    """
-    rng = np.random.default_rng(seed + 1)
-    scale = scales(target.flat, target.sizes)
-    found = []
-    for start, size in zip(problem.starts, problem.sizes, strict=False):
-        unit = float(scale[start : start + size].min()) if size else 1.0
-        for _ in range(DIRECTIONS):
-            direction = np.zeros(target.flat.size)
-            direction[start : start + size] = unit * rng.choice([-1.0, 1.0], size)
-            found.append(direction)
-    return found
-
-
-def _lines(
-    problem: Problem,
-    looked: Round,
-    gradients: list[Gradient],
-    directions: list[np.ndarray],
-    number: int,
-    rtol: float | None,
-    noise: float,
-    slopes: list[Any],
-    exhaustive: bool,
-) -> list[Lines]:
-    """Compare slopes along random directions of each leaf, but at a kink, where they need not add up."""
-    lines = Directions(looked.target, lambda row: directions[row], len(directions))
-
-    def unsettled(found: Estimate) -> np.ndarray:
-        result: np.ndarray = ~found.confirmed | (found.error > 1e-8 * np.abs(found.value))
-        return result
-
-    rows = np.arange(len(directions))
-    found = richardson(lines, rows, unsettled, noise=noise * abs(looked.target.value))
-    result = []
-    for leaf, size in enumerate(problem.sizes):
-        here = slice(leaf * DIRECTIONS, (leaf + 1) * DIRECTIONS)
-        if not size:
-            result.append(Lines([], 0.0))
-            continue
-        some = Estimate(*(column[here] for column in found))
-        error = np.where(some.status == Status.KINK, np.inf, some.error)
-        moves = np.stack(directions[here])
-        unit = float(np.abs(moves).max())
-        failed, resolution = [], 0.0
-        for gradient in gradients:
-            if gradient.unavailable is not None or (exhaustive and gradient.looked is None):
-                continue
-            assert gradient.epsilon is not None and gradient.noise is not None
-            matters = 1e-2 * judge.rtol_of(gradient.epsilon, rtol, wide=bool(gradient.wide)).max()
-            # What the elements that were looked at are off by, and pass, the others may be.
-            off = judge.distance(gradient.best(number)[looked.elements], looked.estimate)
-            off = off[(looked.leaf_of == leaf) & looked.decided & ~looked.failed[gradient.name]]
-            off = off[np.isfinite(off)]
-            rounding = matters * np.sqrt(np.mean(np.nan_to_num(some.value) ** 2))
-            rounding = rounding + 4 * unit * np.sqrt(size * (off**2).sum() / max(off.size, 1))
-            if gradient.looked is not None:
-                mine = np.asarray(slopes[number])[here]
-                rounding = rounding + 1e-11 * np.abs(some.value) + 1e-13 * unit * size
-            else:
-                best = gradient.best(number)
-                mine = moves @ best
-                blur = 2.0**-52 * best if gradient.wide else np.hypot(gradient.epsilon * best, gradient.noise)
-                rounding = rounding + 8 * np.sqrt(moves**2 @ np.nan_to_num(blur) ** 2)
-            allowed = error + rounding
-            if (np.isfinite(allowed) & ~(np.abs(mine - some.value) <= allowed)).any():
-                failed.append(gradient.name)
-            resolution = max(resolution, float(np.min(allowed)) / unit)
-        result.append(Lines(failed, resolution))
-    return result

@@ -1,5 +1,6 @@
 """Mini-batch training of any pure loss, one network or many, whole stretches of steps as one program."""
 
+from jaxnet.training.examples import balanced_class_weight
 from jaxnet.training.fit import FitResult, NonFiniteError, fit
 from jaxnet.training.many import FitManyResult, fit_many, init_states
 from jaxnet.training.run import Best, History, Stretch
@@ -14,7 +15,7 @@ from jaxnet.training.state import (
     step_key,
     train_step,
 )
-from jaxnet.training.task import EarlyStopping, balanced_class_weight
+from jaxnet.training.task import EarlyStopping
 from jaxnet.training.validate import CrossValidation, Halving, Rung, cross_validate, successive_halving
 
 __all__ = [

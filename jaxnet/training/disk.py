@@ -101,10 +101,7 @@ def in_turn(piece: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def batches(
-    source: OnDisk,
-    draw: Callable[[int], np.ndarray],
-    mesh: Mesh | None,
-    weight: Any = None,
+    source: OnDisk, draw: Callable[[int], np.ndarray], mesh: Mesh | None, weight: Any = None
 ) -> Callable[[int], Examples]:
     """Return what gives the batches of a block of steps, on the devices; draw: their rows [steps, batch].
 

@@ -23,15 +23,14 @@ from jaxnet.sharding import (
     alike,
     check_mesh,
     first_process,
-    place,
-    replicated,
     several_processes,
-    split_like,
     split_params,
     together,
 )
 from jaxnet.shards import OnDisk
-from jaxnet.training.program import Record, compile_evaluate, compile_train, on_device
+from jaxnet.training.body import Record
+from jaxnet.training.placing import described, placed_state, placed_task
+from jaxnet.training.program import compile_evaluate, compile_train, on_device
 from jaxnet.training.run import (
     Best,
     History,
@@ -73,8 +72,7 @@ from jaxnet.training.task import (
     check_resumable,
     check_settings,
     check_task,
-    described,
-    placed_task,
+    task_options,
 )
 
 _log = logging.getLogger(__name__)
@@ -239,29 +237,8 @@ def fit(
         if partition is not None and mesh is None:
             raise ValueError("partition must be given with a mesh, got none")
         with alike(mesh) as same:
-            task = check_task(
-                loss,
-                {"train": train, "validation": validation, "test": test},
-                batches=batches,
-                steps=steps,
-                batch_size=batch_size,
-                sampling=sampling,
-                metrics=metrics,
-                eval_every=eval_every,
-                eval_parts=eval_parts,
-                eval_batch=eval_batch,
-                loss_after_update=loss_after_update,
-                on_nonfinite=on_nonfinite,
-                stretch=stretch,
-                early_stopping=early_stopping,
-                epochs=epochs,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                has_state=has_state,
-                has_aux=has_aux,
-                track=track,
-                mesh=mesh,
-            )
+            parts = {"train": train, "validation": validation, "test": test}
+            task = check_task(loss, parts, **task_options(locals()))
             optimizer, model_state = check_optimizer(optimizer), check_model_state(state, has_state)
             first = init_state(params, optimizer, check_key(key), model_state)
             run = _first_run(first._replace(opt_state=check_opt_state(opt_state, first)), task, key, resume)
@@ -269,7 +246,7 @@ def fit(
             if several_processes(mesh):
                 same |= described(task, run.state)
         if mesh is not None:
-            task, run = placed_task(task), run._replace(state=_placed(run.state, mesh, shardings))
+            task, run = placed_task(task), run._replace(state=placed_state(run.state, mesh, shardings))
         if check and run.done < task.steps:
             check_first_gradient(run.state, task)
     try:
@@ -325,15 +302,6 @@ def _first_run(state: TrainState, task: Task, key: AnyKey, resume: FitResult | N
             "the run to resume was ended by early stopping after %d steps: a longer patience goes on", done
         )
     return run._replace(compile_seconds=resume.compile_seconds, train_seconds=resume.train_seconds)
-
-
-def _placed(state: TrainState, mesh: Mesh, shardings: PyTree) -> TrainState:
-    """Return a state on the devices of a mesh: what is like a parameter lies as that does."""
-    everywhere = replicated(mesh)
-    params = jax.tree.map(place, state.params, shardings)
-    own = split_like(state.params, shardings, state.opt_state, mesh)
-    step, key, model_state = jax.tree.map(lambda leaf: place(leaf, everywhere), state[2:])
-    return TrainState(params, jax.tree.map(place, state.opt_state, own), step, key, model_state)
 
 
 def _result(run: Run, task: Task, interrupted: bool = False) -> FitResult:

@@ -29,17 +29,10 @@ from jaxnet.sharding import (
     several_processes,
     together,
 )
-from jaxnet.training.program import (
-    Optimizer,
-    Record,
-    compile_evaluate,
-    compile_train,
-    init_networks,
-    merged,
-    on_device,
-    program,
-    share_of,
-)
+from jaxnet.training.body import Optimizer, Record, init_networks, merged, share_of
+from jaxnet.training.examples import check_positive_int
+from jaxnet.training.placing import described, placed_task
+from jaxnet.training.program import compile_evaluate, compile_train, on_device, program
 from jaxnet.training.run import (
     PARTS,
     Best,
@@ -81,13 +74,11 @@ from jaxnet.training.task import (
     check_model_state,
     check_opt_state,
     check_params,
-    check_positive_int,
     check_resumable,
     check_settings,
     check_stacked,
     check_task,
-    described,
-    placed_task,
+    task_options,
 )
 
 _CACHE = 2**20  # bytes of a core's own cache
@@ -206,31 +197,8 @@ def fit_many(
     with jax.transfer_guard("allow"):
         mesh = None if mesh is None else check_mesh(mesh)
         with alike(mesh) as same:
-            task = check_task(
-                loss,
-                {"train": train, "validation": validation, "test": test},
-                batches=batches,
-                steps=steps,
-                batch_size=batch_size,
-                sampling=sampling,
-                metrics=metrics,
-                eval_every=eval_every,
-                eval_parts=eval_parts,
-                eval_batch=eval_batch,
-                loss_after_update=loss_after_update,
-                on_nonfinite=on_nonfinite,
-                stretch=stretch,
-                early_stopping=early_stopping,
-                epochs=epochs,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                has_state=has_state,
-                has_aux=has_aux,
-                track=track,
-                subsets=subsets,
-                mesh=mesh,
-                many=True,
-            )
+            parts = {"train": train, "validation": validation, "test": test}
+            task = check_task(loss, parts, **task_options(locals()), many=True)
             params, networks = check_stacked(params)
             check_params(params)
             model_state = check_model_state(state, has_state, networks)

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnet.sharding import fetched
 from jaxnet.training import disk
-from jaxnet.training.program import Evaluate, Metrics, Record, merged
+from jaxnet.training.body import Record, merged
+from jaxnet.training.program import Evaluate, Metrics
 from jaxnet.training.state import PyTree, TrainState, weights_of
 from jaxnet.training.task import EarlyStopping, Task, batch_error
 

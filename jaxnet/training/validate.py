@@ -11,19 +11,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Num, Shaped
 
+from jaxnet.training.body import share_of
+from jaxnet.training.examples import check_choice, check_positive_int, check_rows
 from jaxnet.training.many import FitManyResult, fit_many, padded
-from jaxnet.training.program import compile_evaluate, share_of
+from jaxnet.training.program import compile_evaluate
 from jaxnet.training.run import kept_where
 from jaxnet.training.state import AnyKey, Loss, Metric, PyTree, as_params, unwrapped, weights_of
-from jaxnet.training.task import (
-    Part,
-    check_choice,
-    check_key,
-    check_positive_int,
-    check_rows,
-    check_stacked,
-    check_task,
-)
+from jaxnet.training.task import Part, check_key, check_stacked, check_task
 
 Folds = Sequence[tuple[Int[ArrayLike, "..."] | list[Any], Int[ArrayLike, "..."] | list[Any]]]
 
