@@ -9,9 +9,12 @@ each in float32 and float64, with its own gradient and with one leaf of it 2 % t
 """
 
 import argparse
+import datetime
+import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from jax.test_util import check_grads
 
 import jaxnet
 import reference_numpy
+from benchmarks.__main__ import machine
 from benchmarks.gradient_catalogue import CASES, Case
 from jaxnet import check_gradients, datasets, network, numerical_gradient
 
@@ -327,19 +331,53 @@ def speed() -> None:
     heavy()
 
 
+SECTIONS = {
+    "accuracy": "the catalogue of gradient_catalogue.py",
+    "people": "the catalogue of people.py",
+    "speed": "speed",
+}
+RESULTS = Path(__file__).with_name("CHECKERS.md")
+HEAD = "# Checkers side by side\n\nWritten by `python -m benchmarks.checkers --write`; not edited by hand."
+
+
+class Tee(io.StringIO):
+    """What is printed, kept too."""
+
+    def write(self, text: str) -> int:
+        print(text, end="", file=sys.__stdout__, flush=True)
+        return super().write(text)
+
+
+def write(name: str, told: str) -> None:
+    """Replace one section of CHECKERS.md, or put it behind the others."""
+    text = RESULTS.read_text() if RESULTS.exists() else HEAD
+    head, *sections = text.split("\n\n## ")
+    found = {section.partition("\n")[0]: section for section in sections}
+    date = datetime.date.today().isoformat()
+    found[SECTIONS[name]] = f"{SECTIONS[name]}\n\n{machine()}; {date}.\n\n```\n{told.strip()}\n```"
+    RESULTS.write_text("\n\n## ".join([head, *(section.strip() for section in found.values())]) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("accuracy", "people", "speed"))
+    parser.add_argument("--only", choices=tuple(SECTIONS))
     parser.add_argument("--most", type=int, help="functions of the second catalogue")
+    parser.add_argument("--write", action="store_true", help="put what is printed into CHECKERS.md")
     options = parser.parse_args()
-    if options.only in (None, "accuracy"):
-        accuracy()
-    if options.only in (None, "people"):
-        second_catalogue(options.most)
-    if options.only in (None, "speed"):
-        speed()
+    if options.write and options.most:
+        parser.error("--write is of a whole catalogue, got it with --most")
+    runs: dict[str, Callable[[], None]] = {
+        "accuracy": accuracy,
+        "people": partial(second_catalogue, options.most),
+        "speed": speed,
+    }
+    for name in [options.only] if options.only else SECTIONS:
+        with redirect_stdout(Tee()) as told:
+            runs[name]()
+        if options.write:
+            write(name, told.getvalue())
 
 
 if __name__ == "__main__":

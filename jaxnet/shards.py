@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import json
 import math
-import mmap
 import os
 import shutil
 import struct
@@ -23,6 +22,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from jaxnet import _extras, datasets
 _Path = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
-_AT_ONCE = 64  # rows after whose reading pages are given back: the system maps up to 2 MB around each
 
 
 class Shard(NamedTuple):
@@ -79,39 +78,42 @@ class OnDisk:
         Raises:
             ValueError: a shard is cut short or not what the index says; the message names it.
         """
-        asked, found = np.asarray(rows), []
-        for name in ("x", "t"):
-            first = self.file(self.shards[0], name)
-            # Aligned, JAX takes it as it is, without a copy.
-            out = datasets.aligned((len(asked), *first.shape[1:]), first.dtype)
-            for start in range(0, len(asked), _AT_ONCE):
-                self._read(name, asked[start : start + _AT_ONCE], out[start : start + _AT_ONCE])
-            found.append(out)
-        x, t = found
+        asked = np.asarray(rows)
+        x, t = (self._read(name, asked) for name in ("x", "t"))
         return (x if self.top is None else np.divide(x, np.float32(self.top), dtype=np.float32)), t
 
-    def _read(self, name: str, rows: Array, out: Array) -> None:
-        for shard, end in zip(self.shards, self._ends, strict=True):
-            own = (rows >= end - shard.length) & (rows < end)
-            if not own.any():
-                continue
-            file = self.file(shard, name)
-            if own.all():  # other modes than "clip" would buffer what they write
-                np.take(file, rows - (end - shard.length), axis=0, out=out, mode="clip")
-            else:
-                out[own] = file[rows[own] - (end - shard.length)]
-            if hasattr(mmap, "MADV_DONTNEED"):  # or what was read once would count as this process's memory
-                file._mmap.madvise(mmap.MADV_DONTNEED)
+    def _read(self, name: str, rows: Array) -> Array:
+        """Read rows of "x" or "t", those that lie one after another at once; only they take memory."""
+        opened = [self._opened(shard, name) for shard in self.shards]
+        first = opened[0][0]
+        # Aligned, JAX takes it as it is, without a copy.
+        out = datasets.aligned((len(rows), *first.shape[1:]), first.dtype)
+        if not out.size:
+            return out
+        size, ends = out[0].nbytes, np.array(self._ends)
+        shard = np.searchsorted(ends, rows, "right")
+        starts = np.array([mapped.offset for mapped, _ in opened]) - size * np.append(0, ends[:-1])
+        place, view = starts[shard] + size * rows, out.reshape(-1).view(np.uint8).data
+        breaks = np.flatnonzero((np.diff(place) != size) | (np.diff(shard) != 0)) + 1
+        cuts = np.array([0, *breaks, len(rows)])
+        runs = cuts[:-1] * size, cuts[1:] * size, place[cuts[:-1]], shard[cuts[:-1]]
+        for begin, end, at, which in np.stack(runs, axis=1).tolist():
+            opened[which][1](view[begin:end], at)
+        return out
+
+    def _opened(self, shard: Shard, name: str) -> tuple[Any, Callable[[memoryview, int], None]]:
+        path: Path = getattr(shard, name)
+        if path not in self._open:
+            mapped = _mapped(path)
+            if len(mapped) != shard.length:
+                raise ValueError(f"{path}: expected {shard.length} rows, got {len(mapped)}")
+            self._open[path] = mapped, _reader(path)
+        found: tuple[Any, Callable[[memoryview, int], None]] = self._open[path]
+        return found
 
     def file(self, shard: Shard, name: str) -> Any:
         """Return the rows of a shard's "x" or "t", mapped into memory; ValueError where it is damaged."""
-        path: Path = getattr(shard, name)
-        if path not in self._open:
-            file = _mapped(path)
-            if len(file) != shard.length:
-                raise ValueError(f"{path}: expected {shard.length} rows, got {len(file)}")
-            self._open[path] = file
-        return self._open[path]
+        return self._opened(shard, name)[0]
 
     def where(self, row: int) -> str:
         """Return the file of the inputs that a row is in, and its place there."""
@@ -143,6 +145,30 @@ def _mapped(path: Path) -> Any:
         got = getattr(found, "dtype", type(found).__name__)
         raise ValueError(f"{path}: expected a .npy file of rows of numbers, got {got}")
     return found
+
+
+def _reader(path: Path) -> Callable[[memoryview, int], None]:
+    """Return what fills a buffer from a place of a file on.
+
+    What is mapped into memory instead counts as this process's, up to 2 MB around each row.
+    """
+    file = path.open("rb", buffering=0)
+
+    def read(buffer: memoryview, place: int) -> None:
+        done = 0
+        while done < len(buffer):
+            if hasattr(os, "preadv"):
+                got = os.preadv(file.fileno(), (buffer[done:],), place + done)
+            else:  # a file for each thread, which has a place of its own in it
+                with path.open("rb", buffering=0) as own:
+                    own.seek(place + done)
+                    got = own.readinto(buffer[done:])
+            if not got:
+                raise ValueError(f"{path}: expected {place + len(buffer)} bytes or more: it was cut short")
+            done += got
+
+    finalize(read, file.close)
+    return read
 
 
 def _sha256(path: Path) -> str:

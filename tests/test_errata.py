@@ -4,6 +4,7 @@
 """
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def test_softmax_defect_the_published_network_does_not_learn(mnist_arrays):
     )
     assert accuracy < 0.12
     assert len(answers) == 1
+    assert f"{100 * accuracy:.2f} %" in (Path(__file__).parents[1] / "README.md").read_text()
     assert losses[0] < 7 and losses[-1] > 10
 
 

@@ -28,6 +28,58 @@ def test_the_python_of_the_readme_runs_and_its_gradients_agree():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
 
 
+def numbers(text):
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", text)]
+
+
+def sentence(start, end):
+    """Return README's words between two others."""
+    text = " ".join((ROOT / "README.md").read_text().split())
+    return re.search(re.escape(start) + "(.*?)" + re.escape(end), text)[1]
+
+
+def test_the_speed_in_the_readme_is_the_measured_one():
+    rows = re.findall(
+        r"^\| (.+?) \| [\d.]+ \| \d+ \| (\d+) \(", (ROOT / "benchmarks" / "RESULTS.md").read_text(), re.M
+    )
+    measured = {name: float(microseconds) for name, microseconds in rows}
+    fit, many, shared, separate = numbers(sentence("takes `fit` ", " on separate ones"))
+    assert many == 16
+    assert fit == measured["`fit`"]
+    assert shared == measured["`fit_many`, 16 on shared batches"]
+    assert separate == measured["`fit_many`, 16 on separate batches"]
+    peers = (
+        "NumPy float32 by hand",
+        "scikit-learn MLPClassifier",
+        "PyTorch by hand",
+        "PyTorch eager",
+        "Flax NNX",
+    )
+    others = [measured[name] for name in (*peers, "jitted step, Python loop")]
+    assert numbers(sentence("and a jitted step take ", ".")) == [min(others), max(others)]
+    limit = re.search(r"so (\d+) us a step", (ROOT / "benchmarks" / "RESULTS.md").read_text())[1]
+    assert numbers(sentence("matrix products alone take ", " us")) == [float(limit)]
+
+
+def test_what_the_readme_says_of_checkers_is_what_was_measured():
+    told = (ROOT / "benchmarks" / "CHECKERS.md").read_text()
+    counts = [
+        re.search(rf"^{name} +(\d+)/(\d+) +(\d+)/(\d+)", told, re.M)
+        for name in ("jaxnet", "jax check_grads", "torch gradcheck")
+    ]
+    ours, jax_s, torch_s = ([float(number) for number in found.groups()] for found in counts)
+    assert numbers(sentence("a catalogue of ", " right gradients")) == [ours[1], ours[3]]
+    assert numbers(sentence("caught, false alarms | jaxnet ", "; `check_grads`")) == [ours[0], ours[2]]
+    assert numbers(sentence("`check_grads` ", "; torch")) == jax_s
+    assert numbers(sentence("`gradcheck` ", " |")) == torch_s
+    seconds, _, times = re.search(
+        r"^network.numerical_gradient: ([\d.]+) s, the reference ([\d.]+) s: (\d+) x", told, re.M
+    ).groups()
+    assert numbers(sentence("central differences | ", " the note's loop")) == [float(seconds), float(times)]
+    heavy = [float(number) for number in re.findall(r"its own gradient [\d.]+ s: ([\d.]+) x", told)]
+    assert numbers(sentence("an adaptive ODE) | ", " times")) == [min(heavy), max(heavy)]
+
+
 @pytest.mark.rest
 def test_the_models_of_the_page_on_training_train():
     names = {}

@@ -16,6 +16,7 @@ from helpers import assert_same_bits
 
 from jaxnet import datasets, fit, fit_many, network, sharding, shards
 from jaxnet.cli import run_folder
+from jaxnet.training import init_state, placing, task
 
 RNG = np.random.default_rng(0)
 X, T = RNG.integers(0, 256, (500, 12), np.uint8), RNG.integers(0, 4, 500).astype(np.int32)
@@ -100,6 +101,30 @@ def test_rows_come_in_the_order_that_they_are_asked_for(folder):
     np.testing.assert_array_equal(t, T[100:][rows])
     np.testing.assert_array_equal(train.labels(), T[100:])
     np.testing.assert_array_equal(test.rows(np.arange(100))[0], FLOATS[:100])
+
+
+def test_a_shard_that_is_cut_short_while_it_is_in_use_is_named(folder):
+    train, _ = shards.load(folder)
+    train.rows(np.arange(400))
+    last = train.shards[-1]
+    os.truncate(last.x, last.x.stat().st_size - 8)
+    train.rows(np.arange(399))
+    with pytest.raises(ValueError, match=rf"{last.x.name}: expected \d+ bytes or more: it was cut short"):
+        train.rows(np.array([0, 399]))
+
+
+def test_processes_compare_what_is_on_disk_by_its_content(tmp_path):
+    def described(x, top=None):
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "t.npy", T)
+        pair = shards.OnDisk.of(tmp_path / "x.npy", tmp_path / "t.npy", top=top)
+        what = task.check_task(network.loss, {"train": pair}, steps=5)
+        return placing.described(what, init_state(PARAMS, None, 0))["data"]
+
+    other = FLOATS.copy()
+    other[-1, 0] += 1
+    assert described(FLOATS) == described(FLOATS)
+    assert len({described(FLOATS), described(other), described(FLOATS, 255.0)}) == 3
 
 
 def test_a_metric_that_is_no_mean_is_refused(folder):
