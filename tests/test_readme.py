@@ -61,25 +61,6 @@ def test_the_speed_in_the_readme_is_the_measured_one():
     assert numbers(sentence("matrix products alone take ", " us")) == [float(limit)]
 
 
-def test_what_the_readme_says_of_checkers_is_what_was_measured():
-    told = (ROOT / "benchmarks" / "CHECKERS.md").read_text()
-    counts = [
-        re.search(rf"^{name} +(\d+)/(\d+) +(\d+)/(\d+)", told, re.M)
-        for name in ("jaxnet", "jax check_grads", "torch gradcheck")
-    ]
-    ours, jax_s, torch_s = ([float(number) for number in found.groups()] for found in counts)
-    assert numbers(sentence("a catalogue of ", " right gradients")) == [ours[1], ours[3]]
-    assert numbers(sentence("caught, false alarms | jaxnet ", "; `check_grads`")) == [ours[0], ours[2]]
-    assert numbers(sentence("`check_grads` ", "; torch")) == jax_s
-    assert numbers(sentence("`gradcheck` ", " |")) == torch_s
-    seconds, _, times = re.search(
-        r"^network.numerical_gradient: ([\d.]+) s, the reference ([\d.]+) s: (\d+) x", told, re.M
-    ).groups()
-    assert numbers(sentence("central differences | ", " the note's loop")) == [float(seconds), float(times)]
-    heavy = [float(number) for number in re.findall(r"its own gradient [\d.]+ s: ([\d.]+) x", told)]
-    assert numbers(sentence("an adaptive ODE) | ", " times")) == [min(heavy), max(heavy)]
-
-
 @pytest.mark.rest
 def test_the_models_of_the_page_on_training_train():
     names = {}
