@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 import struct
@@ -19,10 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import finalize
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from jaxnet import _extras, datasets
 _Path = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
+_HELD = 2**26  # bytes of all inputs, or of all targets, that are read once and held
+_REGIONS = 64  # of 2 MB, as the system may map them around a row: after so many they are given back
 
 
 class Shard(NamedTuple):
@@ -51,6 +53,7 @@ class OnDisk:
     """What stored inputs are divided by, such as 255 for bytes."""
     class_names: tuple[str, ...] | None = None
     _open: dict[Path, Any] = field(default_factory=dict, compare=False, repr=False)
+    _held: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(x: _Path, t: _Path, *, top: float | None = None) -> "OnDisk":
@@ -84,36 +87,42 @@ class OnDisk:
 
     def _read(self, name: str, rows: Array) -> Array:
         """Read rows of "x" or "t", those that lie one after another at once; only they take memory."""
-        opened = [self._opened(shard, name) for shard in self.shards]
-        first = opened[0][0]
+        files = [self.file(shard, name) for shard in self.shards]
+        first, ends = files[0], np.array(self._ends)
         # Aligned, JAX takes it as it is, without a copy.
         out = datasets.aligned((len(rows), *first.shape[1:]), first.dtype)
-        if not out.size:
-            return out
-        size, ends = out[0].nbytes, np.array(self._ends)
-        shard = np.searchsorted(ends, rows, "right")
-        starts = np.array([mapped.offset for mapped, _ in opened]) - size * np.append(0, ends[:-1])
-        place, view = starts[shard] + size * rows, out.reshape(-1).view(np.uint8).data
-        breaks = np.flatnonzero((np.diff(place) != size) | (np.diff(shard) != 0)) + 1
-        cuts = np.array([0, *breaks, len(rows)])
-        runs = cuts[:-1] * size, cuts[1:] * size, place[cuts[:-1]], shard[cuts[:-1]]
-        for begin, end, at, which in np.stack(runs, axis=1).tolist():
-            opened[which][1](view[begin:end], at)
+        if sum(file.nbytes for file in files) <= _HELD:
+            if name not in self._held:
+                self._held[name] = np.concatenate(files)
+            return np.take(self._held[name], rows, axis=0, out=out, mode="clip")  # others would buffer it
+        # In their order in the files, so that few regions are mapped at a time, and each once.
+        order = np.argsort(rows, kind="stable")
+        shard = np.searchsorted(ends, rows[order], "right")
+        local = rows[order] - np.append(0, ends)[shard]
+        size = first[:1].nbytes
+        change = np.append(0, (np.diff(shard) != 0) | (np.diff(local.astype(np.int64) * size >> 21) != 0))
+        chunk = np.cumsum(change) * max(1, size >> 21) // _REGIONS
+        cuts = np.flatnonzero(np.r_[True, (np.diff(shard) != 0) | (np.diff(chunk) != 0), True])
+        for start, stop in pairwise(cuts.tolist()):
+            file, path = files[shard[start]], getattr(self.shards[shard[start]], name)
+            if (got := path.stat().st_size) < file.offset + file.nbytes:
+                raise ValueError(
+                    f"{path}: expected {file.offset + file.nbytes} bytes, got {got}: it was cut short"
+                )
+            out[order[start:stop]] = np.take(file, local[start:stop], axis=0, mode="clip")
+            if hasattr(mmap, "MADV_DONTNEED"):  # or what was read once would count as this process's memory
+                file._mmap.madvise(mmap.MADV_DONTNEED)
         return out
-
-    def _opened(self, shard: Shard, name: str) -> tuple[Any, Callable[[memoryview, int], None]]:
-        path: Path = getattr(shard, name)
-        if path not in self._open:
-            mapped = _mapped(path)
-            if len(mapped) != shard.length:
-                raise ValueError(f"{path}: expected {shard.length} rows, got {len(mapped)}")
-            self._open[path] = mapped, _reader(path)
-        found: tuple[Any, Callable[[memoryview, int], None]] = self._open[path]
-        return found
 
     def file(self, shard: Shard, name: str) -> Any:
         """Return the rows of a shard's "x" or "t", mapped into memory; ValueError where it is damaged."""
-        return self._opened(shard, name)[0]
+        path: Path = getattr(shard, name)
+        if path not in self._open:
+            file = _mapped(path)
+            if len(file) != shard.length:
+                raise ValueError(f"{path}: expected {shard.length} rows, got {len(file)}")
+            self._open[path] = file
+        return self._open[path]
 
     def where(self, row: int) -> str:
         """Return the file of the inputs that a row is in, and its place there."""
@@ -145,30 +154,6 @@ def _mapped(path: Path) -> Any:
         got = getattr(found, "dtype", type(found).__name__)
         raise ValueError(f"{path}: expected a .npy file of rows of numbers, got {got}")
     return found
-
-
-def _reader(path: Path) -> Callable[[memoryview, int], None]:
-    """Return what fills a buffer from a place of a file on.
-
-    What is mapped into memory instead counts as this process's, up to 2 MB around each row.
-    """
-    file = path.open("rb", buffering=0)
-
-    def read(buffer: memoryview, place: int) -> None:
-        done = 0
-        while done < len(buffer):
-            if hasattr(os, "preadv"):
-                got = os.preadv(file.fileno(), (buffer[done:],), place + done)
-            else:  # a file for each thread, which has a place of its own in it
-                with path.open("rb", buffering=0) as own:
-                    own.seek(place + done)
-                    got = own.readinto(buffer[done:])
-            if not got:
-                raise ValueError(f"{path}: expected {place + len(buffer)} bytes or more: it was cut short")
-            done += got
-
-    finalize(read, file.close)
-    return read
 
 
 def _sha256(path: Path) -> str:
