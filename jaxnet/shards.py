@@ -32,7 +32,7 @@ _Path = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
 _HELD = 2**26  # bytes of all inputs, or of all targets, that are read once and held
-_REGIONS = 64  # of 2 MB, as the system may map them around a row: after so many they are given back
+_REGIONS = 16  # of 2 MB, as the system may map them around a row: after so many they are given back
 
 
 class Shard(NamedTuple):
