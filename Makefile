@@ -35,7 +35,7 @@ test-all: $(INSTALLED)
 	JAXNET_ALL=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # A verdict in a minute: what needs no long training, no other process and no large catalogue.
-FAST = activations checkpoints datasets differentiation losses plots reference
+FAST = activations checkpoints datasets datasets_npz differentiation losses plots reference
 fast: lint types
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST:%=tests/test_%.py) tests/gradcheck/test_judge.py \
 	    tests/gradcheck/test_testing.py

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from jaxnet import cli
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _events: list[str] = []
@@ -55,3 +58,32 @@ def press_ctrl_c_in_call(number, make):
         return pressing
 
     return made
+
+
+def message_of(error: pytest.ExceptionInfo[BaseException]) -> str:
+    """The message, which is one line and drags no other error along."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert error.value.__cause__ is None
+    assert error.value.__context__ is None or error.value.__suppress_context__
+    return text
+
+
+def flip(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+def output(capsys, *arguments):
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def error_of(capsys, *arguments):
+    try:
+        assert cli.main([str(argument) for argument in arguments]) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line

@@ -2,8 +2,11 @@
 
 import logging
 import re
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,13 @@ from jaxnet.datasets.arrays import (
 from jaxnet.datasets.splits import four_to_one
 
 _log = logging.getLogger(__name__)
+# What zipfile, zlib and NumPy raise of damaged bytes: Python's parser reads an array's header.
+_DAMAGE: list[type[Exception]] = [ValueError, TypeError, OverflowError, OSError, EOFError, RuntimeError]
+_DAMAGE += [SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error]
+with suppress(ImportError):  # where Python has it, an archive may be packed by it
+    from lzma import LZMAError
+
+    _DAMAGE.append(LZMAError)
 
 
 def load_npz(
@@ -198,9 +208,9 @@ def read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except MemoryError:  # says nothing of the file
-        raise
-    except Exception as error:  # of damaged bytes zipfile, zlib and NumPy raise a dozen unrelated types
+    except MemoryError as error:  # too little of it, or a header that lies
+        raise MemoryError(f"{path}: {error}") from None
+    except tuple(_DAMAGE) as error:
         raise ValueError(
             f"{path}: expected a whole npz file of plain arrays, got one that cannot be read "
             f"({type(error).__name__}: {' '.join(str(error).split())})"
