@@ -578,10 +578,15 @@ def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
 # What is tried on a function without a rule.
 
 
+# What jax's own functions raise of arrays that they are not for; the last is listed. Of axes, a NameError.
+WRONG_ARGUMENTS = (TypeError, ValueError, AttributeError, LookupError, NameError, NotImplementedError)
+
+
 def automatic(name: str, fn: Callable[..., Any]) -> list[Rule] | str:
     """Rules for a function that takes arrays only, or why there are none."""
     if ".stats." in name and name.split(".")[-2] != "stats":
         return [distribution(name, fn)]
+    required = []
     with contextlib.suppress(TypeError, ValueError):
         required = [
             p
@@ -601,7 +606,7 @@ def automatic(name: str, fn: Callable[..., Any]) -> list[Rule] | str:
                 return "returns no floating-point numbers"
             if kind == "scalars" and not elementwise(fn, count):
                 continue
-        except Exception as error:  # a function called with what it may not be for: the last error is listed
+        except WRONG_ARGUMENTS as error:
             why = str(error).split("\n")[0]
             continue
         return [Rule(name, points)]
