@@ -4,7 +4,7 @@ On two catalogues: how many wrong gradients each catches, how many right ones it
 decide or raises on, and its time. `jax.test_util.check_grads` and torch's `gradcheck` get a hand-written
 gradient as the backward pass of the function, the usual way, and keep their default tolerances. torch, if it
 is installed, gets the functions of one array through a torch.autograd.Function, in float64, as its gradcheck
-wants. The second catalogue is that of the tests (tests/gradcheck/people.py), functions as people write them,
+wants. The second catalogue is that of the tests (tests/gradcheck/people), functions as people write them,
 each in float32 and float64, with its own gradient and with one leaf of it 2 % too large.
 """
 
@@ -333,7 +333,7 @@ def speed() -> None:
 
 SECTIONS = {
     "accuracy": "the catalogue of gradient_catalogue.py",
-    "people": "the catalogue of people.py",
+    "people": "the catalogue of tests/gradcheck/people",
     "speed": "speed",
 }
 RESULTS = Path(__file__).with_name("CHECKERS.md")

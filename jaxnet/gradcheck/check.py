@@ -4,6 +4,7 @@ Reverse and forward autodiff, hand-written gradients, extrapolated central diffe
 The verdict on each element comes from the error bar of the numerical estimate (see `estimate`).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +26,7 @@ from jaxnet.gradcheck.report import COMPLEX, RICHARDSON, GradientReport, worst_o
 from jaxnet.gradcheck.rounds import examine, projected
 
 MODES = ("reverse", "forward")
+_log = logging.getLogger(__name__)
 _SAMPLER = "random_gamma"  # of gamma, beta, Dirichlet and Student's t
 _OF_ITS_OWN = (
     "each operation's derivative there is one of its own, but what they give together is none of f's: "
@@ -169,7 +171,10 @@ def _origins(problem: Problem) -> Located:
     try:
         with doing("where it arises"):
             return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
-    except Exception as error:  # the verdict is known: why no cause was found goes into the report
+    except Exception as error:
+        # The verdict is known, and was asked for. The search runs the user's rules again, one by one, and may
+        # be wrong itself: that it failed is told, with all of it, but does not cost the verdict.
+        _log.exception("jaxnet could not find where the gradient of %s goes wrong", problem.name)
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 
 

@@ -77,12 +77,14 @@ def begun(problem: Problem, modes: Sequence[str]) -> dict[str, ClosedJaxpr]:
 def autodiff(problem: Problem, modes: Sequence[str], begun: Mapping[str, ClosedJaxpr]) -> list[Gradient]:
     """Return the gradient by each mode of autodiff, or why it is not available."""
     found = []
+    # What jax cannot trace is Python of the user's own, which may meet its tracers with any error.
+    refusals = (TypeError, ValueError, NotImplementedError) if problem.traced is not None else (Exception,)
     for mode in modes:
         function = _reverse if mode == "reverse" else _forward
         try:
             with running(f"{mode} autodiff"):
                 found.append(function(problem, begun.get(mode)))
-        except Exception as error:  # jax's refusals have no common type; what is none is raised
+        except refusals as error:
             lines = str(error).strip().splitlines() or [""]
             known = any(phrase in str(error) for phrase in _UNSUPPORTED)
             if not known and problem.traced is not None:
@@ -409,9 +411,10 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
             raise TypeError("NumPy's numbers are not JAX's: traced, they would change their type")
         return blocks
 
-    widened = None
-    try:
+    widened = traced = None
+    with contextlib.suppress(Exception):  # the user's candidate: whatever tracers make it raise, it is called
         traced = hoisted(jax.make_jaxpr(traceable)(*problem.leaves))
+    if traced is not None:
         first, *points = [in_blocks(evaluated("own", traced, point)) for point in nearby(problem)]
         with jax.enable_x64(True):
             widened, blocks = widen(traced), first
@@ -419,7 +422,7 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
                 blocks = in_blocks(evaluated("wide", widened.jaxpr, wide_leaves(problem)))
         if any(map(_underflown, *map(jax.tree.leaves, (first, blocks)))):
             first = leaves_at(problem.leaves)  # as it is called: compiled, it may underflow elsewhere
-    except Exception:  # the user's candidate, of NumPy or SciPy perhaps: if jax cannot trace it, it is called
+    else:
         first, *points = [leaves_at(point) for point in (problem.leaves, *nearby(problem)[1:])]
     dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in first[0]]
     own = [ravel(weighted(first, w), gradient=True) for w in problem.weights]

@@ -179,7 +179,7 @@ def _has_derivative(closed: ClosedJaxpr, ins: Values, cotangents: Values, levels
     given = {k: g for k, g in enumerate(cotangents) if g is not None}
     try:
         jax.eval_shape(lambda: pulled_back(jaxpr_as_fun(closed), ins, wanted, given))
-    except Exception:  # a rule may raise anything
+    except Exception:  # it runs rules that the user wrote: whatever one raises, jax has no derivative
         return False
     return True
 
@@ -339,7 +339,7 @@ def _inside(op: Op, n: int, flat: Flat, trace: Trace, place: _Place) -> Located 
         return _iterations(op.eqn, ins, cts, levels, within)
     try:
         plain = list(map(doubled, pulled_back(jaxpr_as_fun(primal), ins, list(rules), cts)))
-    except Exception:  # the reason for which it has a rule
+    except Exception:  # it runs the rules inside, the user's too: what raises in them is no way to compare
         return None
     pairs = [
         (g, r, np.abs(r[np.isfinite(r)]).max(initial=0)) for g, r in zip(plain, rules.values(), strict=True)
@@ -385,7 +385,7 @@ def _iterations(
         given[at] = ct | {k: g[order[at]] for k, g in cts.items() if k >= n}
         try:
             rules[at] = pull(states[at], given[at])
-        except Exception:  # an operation without a derivative
+        except Exception:  # it runs the user's rules: `look` finds the operation that raises, and says what
             return look(int(at))
         if finite(given[at].values()) and not finite(rules[at]):
             return look(int(at))

@@ -319,3 +319,18 @@ def test_an_element_too_small_for_steps_of_its_own_size(size):
     assert check_gradients(f, np.array([size])).passed
     wrong = check_gradients(f, np.array([size]), candidates={"wrong": np.array([1.01])})
     assert wrong.verdict == "fail"
+
+
+def test_a_search_for_the_cause_that_fails_is_told_and_costs_no_verdict(monkeypatch, caplog):
+    wrong = jax.custom_vjp(jnp.sin)
+    wrong.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (1.1 * g * jnp.cos(x),))
+
+    def failing(*args):
+        raise KeyError("lost")
+
+    monkeypatch.setattr("jaxnet.gradcheck.check.find_origins", failing)
+    report = check_gradients(lambda x: wrong(x).sum(), np.array([0.3, 0.7]))
+    assert report.verdict == "fail"
+    assert "where it arises could not be found: KeyError: 'lost'" in str(report)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR" and record.exc_info[0] is KeyError
