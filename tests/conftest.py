@@ -12,17 +12,20 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import config, install_import_hook
 
 # Shapes and dtypes in jaxnet's signatures are checked at every call in the tests; but where jaxprs are walked
-# through, which is all Python: there it costs a third of the tests' time.
+# through, which is all Python, or functions made by the thousand: there it costs half of the tests' time.
 _PACKAGE = Path(importlib.util.find_spec("jaxnet").origin).parent
 _WALKS = {
     "analytic",
     "differences",
+    "evaluate",
+    "gradients",
     "interpret",
     "locate",
     "operations",
     "perturb",
     "pieces",
     "rounding",
+    "rounds",
     "slopes",
     "widen",
 }
