@@ -83,9 +83,8 @@ def loop(step: Any = jax_step, batch: Any = gather, unroll: int = 1, options: An
 
         return lax.while_loop(running, body, (state, jnp.full(STEPS, jnp.nan), jnp.zeros(())))
 
-    return jax.jit(
-        run, compiler_options=compiled._without_fusions(jax.default_backend()) if options is None else options
-    )
+    options = compiled.options_of("steps", jax.default_backend()) if options is None else options
+    return jax.jit(run, compiler_options=options)
 
 
 def scan(unroll: int) -> Any:
@@ -95,7 +94,7 @@ def scan(unroll: int) -> Any:
 
         return lax.scan(body, state, rows, unroll=unroll)
 
-    return jax.jit(run, compiler_options=compiled._without_fusions(jax.default_backend()))
+    return jax.jit(run, compiler_options=compiled.options_of("steps", jax.default_backend()))
 
 
 def step_group() -> Variants:
@@ -134,7 +133,7 @@ def products_group() -> Variants:
     """Return the two large products of a step and nothing else, by XLA and by NumPy."""
     rng = np.random.default_rng(0)
     x, w = rng.random((BATCH_SIZE, 784), np.float32), rng.random((784, HIDDEN), np.float32)
-    options = compiled._without_fusions(jax.default_backend())
+    options = compiled.options_of("steps", jax.default_backend())
 
     def both(_: Any, w: Any, x: Any) -> Any:
         return w - np.float32(1e-6) * (x.T @ (x @ w))

@@ -412,7 +412,7 @@ def test_a_metric_with_large_arrays_is_evaluated_in_chunks_of_bounded_memory():
     kernel, examples = jnp.ones((5, 5, 1, 32)), Examples(jnp.asarray(x), jnp.zeros(4000))
     chunk = program.chunk_of(Measure(metric), (kernel, ()), examples)
     assert 500 < chunk <= 2**26 // (28 * 28 * 32 * 4)
-    settings = {"metrics": (("m", Measure(metric)),), "many": False}
+    settings = {"metrics": (("m", Measure(metric)),), "many": False, "kind": "steps"}
     programs = [
         program.program(body.evaluate, (kernel, ()), examples, chunk=n, **settings) for n in (4000, chunk)
     ]

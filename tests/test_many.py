@@ -116,7 +116,7 @@ def test_shared_batches_make_one_wide_product():
     state = many.TrainState(stack(*STARTS), optax.sgd(0.1).init(STARTS[0]), jnp.zeros(3, jnp.int32), KEYS[0])
     rows = jnp.zeros((5, 10), jnp.int32)
     settings = {"loss": Objective(network.loss), "optimizer": optax.sgd(0.1), "at_once": 3}
-    settings |= {"plain": False, "loss_after_update": False}
+    settings |= {"kind": "any", "loss_after_update": False}
     examples = Examples(X, T)
     found = program.program(body.run_stretch, state, jnp.int32(5), rows, {}, examples, **settings)
     assert "f32[15,10]" in found.result().as_text().replace(" ", "")  # 3 of 5 hidden units, 10 examples

@@ -172,8 +172,7 @@ def _origins(problem: Problem) -> Located:
         with doing("where it arises"):
             return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
     except Exception as error:
-        # The verdict is known, and was asked for. The search runs the user's rules again, one by one, and may
-        # be wrong itself: that it failed is told, with all of it, but does not cost the verdict.
+        # The verdict is known: that the search, which runs the user's rules again, fails must not cost it.
         _log.exception("jaxnet could not find where the gradient of %s goes wrong", problem.name)
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 

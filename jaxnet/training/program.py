@@ -9,6 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
@@ -34,6 +35,13 @@ _LIMIT = 64  # programs kept, of each of which a network of MNIST's size takes s
 _HELD = 2**26  # bytes that the largest array of an evaluation may take
 _programs: OrderedDict[tuple[Any, ...], Future[Compiled]] = OrderedDict()  # the longest unused first
 _lock = Lock()
+# Options for what trains on a processor, which no other code of the process sees.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Small products outside of YNN's fusions: a seventh off a step of 784-50-10 with jaxlib 0.10.
+    "steps": {"xla_cpu_experimental_ynn_fusion_type": ""},
+    # Integers are the same however they are computed: 0.2 s to compile a drawing of batches, not 0.5 to 1.
+    "integers": {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False},
+}
 
 
 class Spread(NamedTuple):
@@ -47,22 +55,30 @@ class Spread(NamedTuple):
 
 
 def program(
-    f: Callable[..., Any], *args: Any, plain: bool = True, spread: Spread | None = None, **settings: Any
+    f: Callable[..., Any], *args: Any, kind: str = "any", spread: Spread | None = None, **settings: Any
 ) -> Future[Compiled]:
     """Return the program of `f(*args, **settings)`, to be called with such args, being compiled or found.
 
     Tracing and lowering f takes some 40 ms, compiling it 20 times that: so known programs are those of the
-    same lowered text. plain: without YNN's fusions where there are any.
+    same lowered text. kind: of its options for the compiler.
     """
-    lowered = _jitted(f, spread, args, **settings).lower(*args)
+    if spread is None:
+        jitted = _jitted(f, **settings)
+    else:
+        own = partial(f, **settings)
+        if (mesh := spread.mesh) is not None:
+            specs = jax.tree.map(lambda leaf: leaf.sharding.spec, args)
+            own = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=spread.inside, check_vma=False)
+        jitted = jax.jit(own, out_shardings=spread.out)
+    lowered = jitted.lower(*args)
     text = lowered.as_text()
     leaves = jax.tree.leaves(args)
     # A text leaves out arguments that are not used, and on which devices they are.
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     devices = frozenset().union(*(leaf.devices() for leaf in leaves if isinstance(leaf, Array)))
-    options = _without_fusions(jax.default_backend()) if plain else None
+    options = options_of(kind, jax.default_backend())
     digest = hashlib.sha256(text.encode()).digest()
-    key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, plain)
+    key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, kind)
     # A text does not say what Python code it calls back, nor, with that setting, what constants it holds.
     # (jax makes its settings attributes as it runs: mypy sees none.)
     if "callback" in text or jax.config.jax_use_simplified_jaxpr_constants:  # type: ignore[attr-defined]
@@ -79,33 +95,19 @@ def program(
     return found
 
 
-def _jitted(f: Callable[..., Any], spread: Spread | None, args: Any, **settings: Any) -> Any:
-    if spread is None:
-        return _jitted_here(f, **settings)
-    own = partial(f, **settings)
-    if spread.mesh is not None:
-        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, args)
-        own = jax.shard_map(own, mesh=spread.mesh, in_specs=specs, out_specs=spread.inside, check_vma=False)
-    return jax.jit(own, out_shardings=spread.out)
-
-
 @lru_cache(_LIMIT)
-def _jitted_here(f: Callable[..., Any], **settings: Any) -> Any:
+def _jitted(f: Callable[..., Any], **settings: Any) -> Any:
     return jax.jit(partial(f, **settings))
 
 
 @cache
-def _without_fusions(backend: str) -> dict[str, str] | None:
-    """Return options for a program that trains, which no other code of the process sees."""
-    if backend != "cpu":
-        return None
-    # Small products outside of YNN's fusions: a seventh off a step of 784-50-10 with jaxlib 0.10.
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    try:
+def options_of(kind: str, backend: str) -> dict[str, Any] | None:
+    """Return the options for a kind of program; none where this jaxlib does not have them."""
+    options = _OPTIONS.get(kind) if backend == "cpu" else None
+    with suppress(jax.errors.JaxRuntimeError):
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:  # a jaxlib that no longer has the option
-        return None
-    return options
+        return options
+    return None
 
 
 def chunk_of(metric: Callable[..., Any], weights: Weights, examples: Examples) -> int:
@@ -155,7 +157,7 @@ def compile_train(
             taking = taking._replace(mesh=mesh, inside=(specs, each, each))
     rows = jax.ShapeDtypeStruct((*own, max_steps, task.batch_size), jnp.int32, sharding=sharding)
     how = {"loss": task.loss, "optimizer": optimizer, "loss_after_update": task.loss_after_update}
-    how |= {"track": task.track, "at_once": at_once}
+    how |= {"track": task.track, "at_once": at_once, "kind": "steps" if at_once is None else "any"}
     batches = exchanging = None
     source = task.on_disk.get("train")
     if source is not None:
@@ -177,13 +179,14 @@ def compile_train(
         batches = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batches)
         how["batch_size"] = task.batch_size
     given = (rows, hyper, examples) if batches is None else (zero, hyper, batches)
-    step = program(run_stretch, state, zero, *given, plain=at_once is None, spread=taking, **how)
+    step = program(run_stretch, state, zero, *given, spread=taking, **how)
     draw = program(
         draw_rows,
         state.key,
         zero,
         task.batches,
         task.subsets,
+        kind="integers",
         spread=drawn,
         max_steps=max_steps,
         batch_size=task.batch_size,
@@ -241,7 +244,6 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
             evaluate,
             weights,
             examples,
-            plain=False,
             spread=spread,
             metrics=tuple(metrics.items()),
             chunk=min(chunk, num_examples(examples) + (chunk > whole)),
@@ -263,9 +265,7 @@ def compile_evaluate(task: Task, state: TrainState, *, many: bool) -> Evaluate:
                 "many": many,
             }
             if (part, length) not in of_length:
-                of_length[part, length] = program(
-                    evaluate, weights, examples, plain=False, spread=spread, **how
-                )
+                of_length[part, length] = program(evaluate, weights, examples, spread=spread, **how)
             yield length, jax.device_get(of_length[part, length].result()(weights, examples))
 
     of_length: dict[tuple[str, int], Future[Any]] = {}
