@@ -2,6 +2,7 @@ import importlib.util
 import os
 import signal
 import subprocess
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,9 +48,18 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what only `make test-all` runs: the rest of long tables, of which `make test` runs a part."""
-    if not os.environ.get("JAXNET_ALL"):
-        items[:] = [item for item in items if item.get_closest_marker("rest") is None]
+    """Leave out what only `make test-all` runs: what is marked so, and of long tables all but some cases."""
+    if os.environ.get("JAXNET_ALL"):
+        return
+    tables, left_out = defaultdict(list), set()
+    for item in items:
+        if item.get_closest_marker("rest"):
+            left_out.add(item)
+        elif sampled := item.get_closest_marker("sampled"):
+            tables[item.path, item.originalname, sampled.args].append(item)
+    for (*_, (count,)), cases in tables.items():
+        left_out |= {*cases} - {cases[n] for n in np.linspace(0, len(cases) - 1, count).round().astype(int)}
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ def devices(which: str) -> Iterator[Any]:
     """Yield for each dtype and mesh how far 300 steps of MNIST end from those on one device."""
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_x64", True)
-    some = {"float32": [(8, 1)], "float64": [(2, 1), (1, 2), (4, 2)]}
-    every = {name: [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (4, 2)] for name in some}
+    some = {"float64": [(2, 1), (4, 2)]}
+    every = {name: [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (4, 2)] for name in ("float32", "float64")}
     for dtype, shapes in (some if which == "some" else every).items():
         train, test, params = mnist(dtype, 59_999)  # of which 2, 4 and 8 devices cannot have as many each
 
@@ -83,7 +83,7 @@ def many(which: str) -> Iterator[Any]:
         "early stopping": {"early_stopping": early, "steps": 300},
         "one diverges": {"hyperparameters": {"learning_rate": [0.1, 0.1, 0.1, 0.1, 1e9, 0.1]}},
     }.items():
-        if which == "some" and name not in ("own keys", "one diverges"):
+        if which == "some" and name != "own keys":
             continue
         how: dict[str, Any] = {
             "optimizer": optax.sgd,

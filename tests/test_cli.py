@@ -88,6 +88,7 @@ def test_the_source_run_on_mnist_from_one_command(mnist, tmp_path):
     assert accuracy == pytest.approx(in_readme(r"test accuracy (0\.\d+) with the default seed")[0], abs=1e-3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam", "adamw"])
 def test_several_hidden_layers_and_other_optimizers_learn(optimizer, tmp_path, capsys):
     arguments = ["--data", "digits", "--steps", "1500", "--eval-every", "1500", "--optimizer", optimizer]

@@ -95,6 +95,7 @@ def test_a_run_of_other_settings_is_not_resumed(train, change, message):
 # Many networks
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("keys", [3, [3, 4]], ids=["shared batches", "own batches"])
 @pytest.mark.parametrize("stopped", [1, 13, 30])
 def test_many_networks_resume_to_the_same_bits(keys, stopped):
@@ -356,6 +357,7 @@ def test_what_is_no_key_is_refused(unchecked, train, key):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("sampling", ["replacement", "shuffle"])
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_a_run_with_another_kind_of_key_does_not_depend_on_how_it_is_cut(impl, sampling):

@@ -61,9 +61,10 @@ def assert_same(folder, whole):
         assert array.dtype == got[name].dtype and array.tobytes() == got[name].tobytes(), name
 
 
-def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole, start):
+@pytest.mark.parametrize("deaths", [3, pytest.param(10, marks=pytest.mark.rest)])
+def test_sigkill_at_random_moments(deaths, tmp_path, arguments, whole, start):
     moments, damaged = random.Random(4), None
-    for death in range(10):
+    for death in range(deaths):
         # Another stretch length in each life, often so short that a checkpoint is always being written.
         resume = ["--resume"] if death else []
         process = start([*JAXNET, *arguments(tmp_path, *resume, every=moments.choice([100, 300, 1000]))])
@@ -77,7 +78,7 @@ def test_sigkill_at_ten_random_moments(tmp_path, arguments, whole, start):
         assert len(passed_over) == bool(damaged)
         assert all(line.startswith(f"{damaged}: expected checksum ") for line in passed_over)
         damaged = None
-        if death == 5 and len(checkpoints.steps(tmp_path)) > 1:
+        if death == deaths // 2 and len(checkpoints.steps(tmp_path)) > 1:
             damaged = tmp_path / "checkpoints" / f"{checkpoints.steps(tmp_path)[-1]}.safetensors"
             flip_a_bit(damaged)
     assert 0 < checkpoints.steps(tmp_path)[-1] < STEPS

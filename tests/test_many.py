@@ -76,6 +76,7 @@ def test_each_network_ends_where_fit_takes_it(keys, options):
         )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("keys", [KEYS, KEYS[0]], ids=["own batches", "shared batches"])
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_however_many_cores_and_however_small_their_caches(monkeypatch, lanes, keys):

@@ -76,6 +76,7 @@ def test_the_models_of_the_page_on_training_train():
     assert names["vae"].history.aux["kl"].shape == names["vae"].history.loss.shape
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
 def test_the_python_of_the_guides_runs(name):
     blocks = blocks_of(f"docs/guides/{name}")

@@ -56,7 +56,7 @@ def together(count, what, **environment):
 @pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.rest)])
 def test_several_devices_end_where_one_does(which):
     found = told(started("devices", which))
-    assert len(found) == {"some": 4, "all": 12}[which]
+    assert len(found) == {"some": 2, "all": 12}[which]
     for line in found:
         data, model = line["mesh"]
         assert line["devices"] == data * model
@@ -70,7 +70,7 @@ def test_several_devices_end_where_one_does(which):
 @pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.rest)])
 def test_networks_on_four_devices_end_where_they_do_on_one(which):
     found = told(started("many", which))
-    assert len(found) == {"some": 2, "all": 6}[which]
+    assert len(found) == {"some": 1, "all": 6}[which]
     for line in found:
         assert line["shapes"], line
         assert line["alike"], line
@@ -372,6 +372,7 @@ def wait_for(path, process):
     raise AssertionError(f"no {path}")
 
 
+@pytest.mark.rest
 def test_a_killed_run_of_two_processes_goes_on_to_the_same_end(tmp_path):
     whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
     (out, _), (other, _) = ended(both(whole, "--steps", "300"), 0)
@@ -400,6 +401,7 @@ def test_a_killed_run_of_two_processes_goes_on_to_the_same_end(tmp_path):
         assert [int(row.split(",")[0]) for row in rows] == list(range(300))
 
 
+@pytest.mark.rest
 def test_ctrl_c_in_one_process_ends_both_after_the_same_step(tmp_path):
     processes = both(tmp_path / "run", "--steps", "1000000")
     wait_for(tmp_path / "run" / "checkpoints" / "100.safetensors", processes[0])
@@ -409,6 +411,7 @@ def test_ctrl_c_in_one_process_ends_both_after_the_same_step(tmp_path):
     assert "Traceback" not in err + other
 
 
+@pytest.mark.rest
 def test_processes_with_other_options_all_say_so(tmp_path):
     port = free_port()
     processes = [train(port, own, tmp_path / "run", "--steps", "100", "--seed", str(own)) for own in range(2)]

@@ -62,6 +62,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_any_optax_optimizer_trains_as_in_a_plain_loop(optimizer, after):
@@ -217,6 +218,7 @@ def test_a_batch_is_a_function_of_key_and_step(data):
     assert whole.min() >= 0 and whole.max() < examples
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("size", [1, 4095, 4096, 50_000])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

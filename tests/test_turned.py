@@ -48,6 +48,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_value_and_gradient_are_those_of_the_loss(loss):
     with jax.enable_x64(True):

@@ -24,18 +24,10 @@ def test_the_catalogue_is_large_and_most_causes_are_known():
     assert sum(bool(case.cause) for case in WRONG) >= len(WRONG) / 2
 
 
-# `make test` runs every third; `make test-all` runs all.
-TABLE = [
-    pytest.param(
-        case,
-        id=f"{'right' if case.right else 'wrong'}: {case.name}",
-        marks=pytest.mark.rest if n % 3 else (),
-    )
-    for n, case in enumerate(CASES)
-]
-
-
-@pytest.mark.parametrize("case", TABLE)
+@pytest.mark.sampled(14)
+@pytest.mark.parametrize(
+    "case", CASES, ids=[f"{'right' if case.right else 'wrong'}: {case.name}" for case in CASES]
+)
 def test_every_wrong_gradient_fails_and_no_right_one(case):
     candidates = None if case.candidate is None else {"by hand": case.candidate}
     report = check_gradients(case.f, *case.args, candidates=candidates)
@@ -155,6 +147,7 @@ def test_directions_find_what_no_estimate_points_at():
     assert check_gradients(f, x, limit=100).verdict == "fail"
 
 
+@pytest.mark.rest
 def test_a_network_is_checked_in_full_where_an_element_touches_little():
     params = network.init(jax.random.key(0), (600, 20, 10), weight_std=0.1)
     x, t = np.random.default_rng(0).standard_normal((20, 600)).astype(np.float32), np.arange(20) % 10

@@ -38,14 +38,8 @@ def outside(name):
     return wrong, total, wide
 
 
-def some(names, every):
-    """Mark all but every nth as what `make test-all` runs."""
-    return [
-        pytest.param(name, marks=() if n % every == 0 else pytest.mark.rest) for n, name in enumerate(names)
-    ]
-
-
-@pytest.mark.parametrize("name", some([truth.name for truth in KNOWN], 3))
+@pytest.mark.sampled(16)
+@pytest.mark.parametrize("name", [truth.name for truth in KNOWN])
 def test_the_true_derivative_is_within_the_error_bar(name):
     wrong, _, _ = outside(name)
     assert not wrong, f"{len(wrong)} outside, such as x, true, estimate, error: {wrong[0]}"

@@ -372,11 +372,8 @@ def mapped_callback(x):
     return host_sin(2 * x).sum()
 
 
-# `make test` runs two of three.
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.rest if n % 3 == 2 else ()) for n, name in enumerate(FAULTS)],
-)
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("name", FAULTS)
 def test_the_right_line_and_kind_are_named_and_no_other(name):
     fault = FAULTS[name]
     with jax.enable_x64(fault.x64):
@@ -384,17 +381,9 @@ def test_the_right_line_and_kind_are_named_and_no_other(name):
     assert {(origin.where, origin.kind) for origin in origins} == fault.expected
 
 
-# `make test` runs every second, in one of the two types; `make test-all` all in both.
-@pytest.mark.parametrize(
-    ("name", "x64"),
-    [
-        pytest.param(
-            name, x64, marks=() if (n % 2, n // 2 % 2) == (0, x64) else pytest.mark.rest, id=f"{name}, {bits}"
-        )
-        for n, name in enumerate(RIGHT)
-        for x64, bits in ((False, "float32"), (True, "float64"))
-    ],
-)
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", RIGHT)
 def test_nothing_is_named_in_a_right_function(name, x64):
     f, args = RIGHT[name]
     with jax.enable_x64(x64):

@@ -14,22 +14,10 @@ def test_the_catalogue_is_large():
     assert len(CASES) >= 200 and len({case.name for case in CASES}) == len(CASES)
 
 
-# `make test` runs every twentieth, in one of the two types; `make test-all` runs all in both.
-TABLE = [
-    pytest.param(
-        number,
-        dtype,
-        marks=() if (number % 20, number // 20 % 2) == (5, wide) else pytest.mark.rest,
-        id=f"{case.name}, {dtype.__name__}",
-    )
-    for number, case in enumerate(CASES)
-    for wide, dtype in enumerate((np.float32, np.float64))
-]
-
-
-@pytest.mark.parametrize(("number", "dtype"), TABLE)
-def test_the_right_gradient_passes_beside_a_wrong_one_that_fails(number, dtype):
-    case = CASES[number]
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_the_right_gradient_passes_beside_a_wrong_one_that_fails(case, dtype):
     if case.needs and importlib.util.find_spec(case.needs) is None:
         pytest.skip(f"needs {case.needs}, an extra of the tests")
     f, args = case.build(dtype)
