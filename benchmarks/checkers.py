@@ -354,7 +354,7 @@ def write(name: str, told: str) -> None:
     head, *sections = text.split("\n\n## ")
     found = {section.partition("\n")[0]: section for section in sections}
     date = datetime.date.today().isoformat()
-    found[SECTIONS[name]] = f"{SECTIONS[name]}\n\n{machine()}; {date}.\n\n```\n{told.strip()}\n```"
+    found[SECTIONS[name]] = f"{SECTIONS[name]}\n\n{machine()}; {date}.\n\n```\n{told.rstrip()}\n```"
     RESULTS.write_text("\n\n## ".join([head, *(section.strip() for section in found.values())]) + "\n")
 
 

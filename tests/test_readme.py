@@ -61,6 +61,24 @@ def test_the_speed_in_the_readme_is_the_measured_one():
     assert numbers(sentence("matrix products alone take ", " us")) == [float(limit)]
 
 
+def test_what_the_readme_says_of_checkers_is_what_was_measured():
+    told = (ROOT / "benchmarks" / "CHECKERS.md").read_text()
+    ours, jaxs, torchs = (
+        [float(number) for number in re.search(rf"^{name} +(\d+)/(\d+) +(\d+)/(\d+)", told, re.M).groups()]
+        for name in ("jaxnet", "jax check_grads", "torch gradcheck")
+    )
+    assert numbers(sentence("a catalogue of ", " right gradients")) == [ours[1], ours[3]]
+    assert numbers(sentence("caught, false alarms | jaxnet ", "; `check_grads`")) == [ours[0], ours[2]]
+    assert numbers(sentence("; `check_grads` ", "; torch")) == jaxs
+    assert numbers(sentence("torch `gradcheck` ", " |")) == torchs
+    seconds, times = re.search(
+        r"^network.numerical_gradient: ([\d.]+) s, the reference [\d.]+ s: (\d+) x", told, re.M
+    ).groups()
+    assert numbers(sentence("all 39,760 central differences | ", " the note's loop")) == [float(seconds), float(times)]
+    heavy = [float(number) for number in re.findall(r"its own gradient [\d.]+ s: ([\d.]+) x", told)]
+    assert numbers(sentence("an adaptive ODE) | ", " times")) == [min(heavy), max(heavy)]
+
+
 @pytest.mark.rest
 def test_the_models_of_the_page_on_training_train():
     names = {}
