@@ -74,7 +74,10 @@ def test_what_the_readme_says_of_checkers_is_what_was_measured():
     seconds, times = re.search(
         r"^network.numerical_gradient: ([\d.]+) s, the reference [\d.]+ s: (\d+) x", told, re.M
     ).groups()
-    assert numbers(sentence("all 39,760 central differences | ", " the note's loop")) == [float(seconds), float(times)]
+    assert numbers(sentence("all 39,760 central differences | ", " the note's loop")) == [
+        float(seconds),
+        float(times),
+    ]
     heavy = [float(number) for number in re.findall(r"its own gradient [\d.]+ s: ([\d.]+) x", told)]
     assert numbers(sentence("an adaptive ODE) | ", " times")) == [min(heavy), max(heavy)]
 
