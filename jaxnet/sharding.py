@@ -415,18 +415,16 @@ def alike(mesh: Mesh | None) -> Iterator[dict[str, Any]]:
     if not several_processes(mesh):
         yield noted
         return
-    error: Exception | None = None
     try:
         yield noted
-    except Exception as caught:  # whatever it is, the others must not wait for this process
-        error = caught
+    except Exception:  # the others wait for what this process notes: they hear of its error, which goes on
+        _from_all(np.ones(512, np.uint8))
+        raise
     digests = [
         hashlib.sha256(v if isinstance(v, bytes) else repr(v).encode()).digest() for v in noted.values()
     ]
-    mine = np.frombuffer(b"".join([bytes([error is not None]), *digests]), np.uint8)
+    mine = np.frombuffer(b"".join([bytes(1), *digests]), np.uint8)
     found = _from_all(np.resize(mine, 512))  # of one shape, also from those that failed
-    if error is not None:
-        raise error
     if (failed := np.flatnonzero(found[:, 0])).size:
         raise ConnectionError(
             f"process {failed[0]} of the run ended with an error of its own: see its output"

@@ -215,7 +215,7 @@ def traced(flat: Flat, ins: Values, cotangents: Values, kept: set[int]) -> Trace
                 try:
                     pulled = pulled_back(lambda *a, op=op: bind(op.eqn, a), operands, wanted, cts)
                     rules = dict(zip(wanted, pulled, strict=True))
-                except Exception as error:  # a rule may raise anything
+                except Exception as error:  # jax calls the user's own rule here, in Python
                     if plainly:  # what comes before is still looked at, with a cotangent of no meaning
                         failures[n] = str(error).strip().split("\n")[0].split(". ")[0]
                         rules = {k: jnp.ones_like(operands[k]) for k in wanted}

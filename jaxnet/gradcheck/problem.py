@@ -104,7 +104,7 @@ def running(what: str) -> Iterator[None]:
     try:
         with doing(what):
             yield
-    except Exception as error:
+    except Exception as error:  # raised again, with a note
         error.add_note(f"check_gradients was running {what}")
         raise
 
@@ -304,7 +304,7 @@ def make_problem(
     traced, wide, untraceable, tree = None, None, "", None
     try:
         traced, tree = traced_once()
-    except Exception as error:  # f may raise anything where it is traced; then it is run, not traced
+    except Exception as error:  # the user's f, traced: the report says what it raised, and f is run
         untraceable = f"{type(error).__name__}: {error}".splitlines()[0]
 
     def run() -> PyTree:

@@ -170,7 +170,7 @@ def slopes_of(pieces: Sequence[_Piece]) -> Callable[[Sequence[_Piece]], list[_Sl
         for (first, *_), one in zip(alike.values(), data, strict=True):
             try:
                 found.append(jax.vmap(lambda *a, piece=pieces[first]: _moved(piece, *a))(*one))
-            except Exception:  # an operation may refuse anything
+            except (TypeError, ValueError, NotImplementedError):  # jax's refusals to batch an operation
                 found.append(None)
         return found
 
