@@ -25,9 +25,7 @@ import optax
 # The checker, and what jax returns.
 from benchmarks.audit.engine import Finding, audit
 from benchmarks.audit.oracles import SEEN
-from benchmarks.audit.rules import (
-    named,
-)
+from benchmarks.audit.rules import named
 
 
 def numbers(values: np.ndarray, where: np.ndarray) -> str:

@@ -17,19 +17,9 @@ import jax.scipy.spatial.transform
 import mpmath as mp
 import numpy as np
 
+from benchmarks.audit.calls import Case, automatic, compiled, floating, summed
 from benchmarks.audit.oracles import oracle_of
-from benchmarks.audit.rules import (
-    LEFT_OUT,
-    RULES,
-    Case,
-    Rule,
-    automatic,
-    compiled,
-    floating,
-    named,
-    public_functions,
-    summed,
-)
+from benchmarks.audit.rules import LEFT_OUT, RULES, Rule, named, public_functions
 from benchmarks.audit.truth import DIGITS, ORACLE_PATIENCE, Kind, Truth, at_most, kind_of, truth_of
 from jaxnet import check_gradients
 

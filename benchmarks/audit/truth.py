@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import mpmath as mp
 import numpy as np
 
-from benchmarks.audit.rules import Case, floating, weights
+from benchmarks.audit.calls import Case, floating, weights
 
 # The truth.
 

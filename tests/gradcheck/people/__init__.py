@@ -5,8 +5,8 @@ Nothing is built, and no library beyond jax and NumPy imported, before a case is
 """
 
 # In this order their cases are numbered.
-from people import networks, likelihoods, dynamics, algebra, programs, images, scales  # isort: skip
+from people import networks, modules, likelihoods, dynamics, algebra, programs, images, scales  # isort: skip
 from people.catalogue import CASES, Case, right_gradient, wrong_gradient
 
 __all__ = ["CASES", "Case", "right_gradient", "wrong_gradient"]
-__all__ += ["algebra", "dynamics", "images", "likelihoods", "networks", "programs", "scales"]
+__all__ += ["algebra", "dynamics", "images", "likelihoods", "modules", "networks", "programs", "scales"]
