@@ -32,7 +32,7 @@ def judge(f: Callable[..., Any], args: tuple[Any, ...], argnums: tuple[int, ...]
     """The checker's verdict on f at args, and what it says about it."""
     try:
         report = check_gradients(f, *args, argnums=argnums)
-    except Exception:  # the checker is what is audited: whatever it raises is a finding
+    except Exception:  # that the checker raises is what the audit looks for: listed, with its traceback
         return "exception", traceback.format_exc(limit=-2)
     return report.verdict, report.summary + (f" {report.worst.reason}" if report.worst.reason else "")
 
@@ -201,7 +201,7 @@ def serve(connection: Connection, dtype: str) -> None:
             try:
                 found = list(examine(name, functions[name], dtype, skip, connection.send))
                 connection.send(found)
-            except Exception as error:  # whatever it is: the parent lists it and audits the others
+            except Exception as error:  # sent, with its traceback, to the parent process, which lists it
                 connection.send(
                     error
                     if isinstance(error, NotImplementedError)

@@ -171,8 +171,7 @@ def _origins(problem: Problem) -> Located:
     try:
         with doing("where it arises"):
             return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
-    except Exception as error:
-        # The verdict is known: that the search, which runs the user's rules again, fails must not cost it.
+    except Exception as error:  # it runs the user's rules again: logged, and told beside the verdict
         _log.exception("jaxnet could not find where the gradient of %s goes wrong", problem.name)
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 
