@@ -1,5 +1,7 @@
 """What else `fit` and `fit_many` take: epochs, weights, state, auxiliary values, tracked values, averages."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import jaxnet
 from jaxnet import checkpoints, network, training
+from jaxnet.training import run
 from tests.helpers import assert_same_bits, compilations, stack
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
@@ -197,6 +200,27 @@ def test_the_default_metric_of_a_loss_with_all_of_it():
         X, X.sum(axis=1), loss=loss, has_state=True, has_aux=True,
     )  # fmt: skip
     assert float(state.model_state) == 8 and float(value) > 7 and aux["w"].shape == (4,)
+
+
+def test_large_auxiliary_values_are_held_for_few_steps_at_a_time(monkeypatch):
+    def loss(w, x, t):
+        return square(w, x, t), {"z": x @ w, "many": jnp.full(1000, x.sum())}
+
+    def trained():
+        w, options = jnp.zeros(4), {"loss": loss, "train": (X, X[:, 0]), "has_aux": True, "stretch": None}
+        results = fit(params=w, **options), fit_many(params=stack(w, w), **options)
+        return [(result.state, result.history) for result in results]
+
+    def cut(*arguments):
+        cuts.append(run.longest_cut(*arguments))
+        return cuts[-1]
+
+    whole, cuts = trained(), []
+    monkeypatch.setattr(run, "_MAX_RECORDED", 20_000)  # of 4,040 bytes a step and network
+    for module in ("fit", "many"):
+        monkeypatch.setattr(sys.modules[f"jaxnet.training.{module}"], "longest_cut", cut)
+    assert_same_bits(whole, trained())
+    assert cuts[0] == 4 and cuts[1] in (2, 4)  # of both networks in a program, or of each in its own
 
 
 def test_a_key_that_may_be_none_is_none_in_evaluations():
@@ -430,6 +454,11 @@ STATE = {"mean": jnp.zeros(3)}
             },
             ValueError,
             r"auxiliary values must not be named as those of track, got \['gradient_norm'\]",
+        ),
+        (
+            {"loss": lambda p, x, t: (x[0, 0], jnp.zeros(2**20)), "has_aux": True, "steps": 2000},
+            ValueError,
+            "auxiliary values of all steps must take at most 4 GiB, got 7.81 GiB, 4194304 bytes a step",
         ),
         ({"params": {"w": jnp.ones(4), "c": jnp.ones(1, complex)}}, TypeError, r"params\['c'\] must be real"),
         (

@@ -62,6 +62,7 @@ from jaxnet.training.task import (
     Part,
     Task,
     batch_error,
+    check_aux,
     check_first_gradient,
     check_key,
     check_metrics,
@@ -171,7 +172,7 @@ def fit(
     A loss with a parameter `key` is given a fresh one each step, `step_key(key, step)`. has_state: it is
     `loss(params, state, x, t) -> (value, state)` from the first `state` on, and metrics are `metric(params,
     state, x, t)`. has_aux: it returns `(value, aux)`, or `(value, state, aux)`; what is in the pytree aux of
-    each step is in `history.aux`.
+    each step is in `history.aux`, up to 4 GiB in all.
 
     sample_weight, class_weight: weights for each example, and for each class or "balanced" (see
     `balanced_class_weight`), for a loss with parameters of these names, as `network.loss` has them; metrics
@@ -242,6 +243,7 @@ def fit(
             optimizer, model_state = check_optimizer(optimizer), check_model_state(state, has_state)
             first = init_state(params, optimizer, check_key(key), model_state)
             run = _first_run(first._replace(opt_state=check_opt_state(opt_state, first)), task, key, resume)
+            task = check_aux(task, run.state)
             shardings = None if mesh is None else split_params(run.state.params, mesh, partition)
             if several_processes(mesh):
                 same |= described(task, run.state)

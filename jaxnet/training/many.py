@@ -66,6 +66,7 @@ from jaxnet.training.task import (
     OnNonFinite,
     Part,
     Task,
+    check_aux,
     check_factory,
     check_first_gradient,
     check_hyperparameters,
@@ -213,6 +214,7 @@ def fit_many(
             first = first._replace(opt_state=check_opt_state(opt_state, first))
             one = share_of(first, 0)
             check_metrics(task, weights_of(one))
+            task = check_aux(task, one, share_of(hyper, 0), networks)
             if resume is not None:
                 check_settings(resume.settings, task, **_more_settings(task, shared))
                 first = check_resumable(resume.state, first, key)
@@ -362,7 +364,7 @@ def _devices(
     width, mesh = len(state.step) // task.mesh.size, task.mesh
     own = task.subsets is not None or (state.key.ndim == 1 and task.batches is None)
     at_once = _at_once(state, task, width) if own else width
-    max_steps = longest_cut(task, width if own else 1)
+    max_steps = longest_cut(task, width, own)
     take = compile_train(task, optimizer, state, hyper, max_steps, at_once)
 
     def train(state: TrainState, first: int, num_steps: int) -> tuple[TrainState, Record, np.ndarray]:
@@ -387,7 +389,7 @@ def _lanes(
     width = -(-networks // _num_lanes())
     rows = _lane_rows(networks, width)
     at_once = _at_once(state, task, width) if own else width
-    max_steps = longest_cut(task, width if own else 1)
+    max_steps = longest_cut(task, width, own)
     shares = [share_of(hyper, lane) for lane in rows]
     subsets = [None if task.subsets is None else task.subsets[lane] for lane in rows]
     task = task._replace(subsets=subsets[0])

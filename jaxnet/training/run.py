@@ -28,6 +28,7 @@ Agree = Callable[[float, bool], tuple[float, bool]]
 _MAX_STRETCH = 1000  # steps
 _MAX_DRAWN = 2**20  # examples
 _MAX_EXCHANGED = 2**24  # bytes
+_MAX_RECORDED = 2**26  # bytes
 _FIRST_STRETCH = 20  # steps, while their pace is unknown
 _STRETCH_SECONDS = 0.5  # how long a Ctrl-C or the progress bar may have to wait
 PARTS = ("train", "test", "validation")
@@ -411,21 +412,24 @@ def next_cut(done: int, pace: float, task: Task, max_steps: int) -> Cut:
     return Cut(num_steps, every is not None and end == next_evaluation, ends)
 
 
-def longest_cut(task: Task, networks: int = 1) -> int:
+def longest_cut(task: Task, networks: int = 1, own: bool = False) -> int:
     """Return how many steps one call of a program has room for.
 
     Its batches are drawn at once: not more than a few MB, however large each is. So are they exchanged among
-    devices.
+    devices, and so are auxiliary values kept there. networks: in the program; own: each with batches of its
+    own.
     """
-    train = task.parts["train"]
+    train, most = task.parts["train"], min(_MAX_STRETCH, task.steps)
+    if task.aux_bytes:
+        most = max(1, min(most, _MAX_RECORDED // (task.aux_bytes * networks)))
     if (source := task.on_disk.get("train")) is not None:
         at_once = disk.PIECE // (disk.row_bytes(source) * task.batch_size)
-        return max(1, min(_MAX_STRETCH, task.steps, at_once))
+        return max(1, min(most, at_once))
     if train.layout is not None and train.layout.parts > 1:
         size: int = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(train)) * task.batch_size
-        return max(1, min(_MAX_STRETCH, task.steps, _MAX_EXCHANGED // size))
-    intervals = [i for i in (task.steps, task.eval_every, task.stretch) if i is not None]
-    return max(1, min(_MAX_STRETCH, _MAX_DRAWN // (task.batch_size * networks), *intervals))
+        return max(1, min(most, _MAX_EXCHANGED // size))
+    intervals = [i for i in (task.eval_every, task.stretch) if i is not None]
+    return max(1, min(most, _MAX_DRAWN // (task.batch_size * (networks if own else 1)), *intervals))
 
 
 def told_to_stop(callbacks: Sequence[Callable[[Stretch], object]], stretch: Stretch) -> bool:

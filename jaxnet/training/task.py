@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 Part = Literal["train", "validation", "test"]
 OnNonFinite = Literal["stop", "continue"]
 
+_MAX_AUX = 2**32  # bytes
+
 
 class EarlyStopping(NamedTuple):
     """When to end a run that no longer gets better: after `patience` evaluations in a row without a gain.
@@ -94,6 +96,8 @@ class Task(NamedTuple):
     """The parts that stay there, of which `parts` holds but the shapes."""
     mesh: Mesh | None = None
     """The devices that a run is spread over, where it names them."""
+    aux_bytes: int = 0
+    """Of the auxiliary values of a network in each step."""
 
     @property
     def num_examples(self) -> int:
@@ -273,6 +277,29 @@ def check_metrics(task: Task, weights: tuple[PyTree, PyTree]) -> None:
                 raise ValueError(
                     f"early_stopping.metric must be of a scalar, got {name!r} of shape {list(value.shape)}"
                 )
+
+
+def check_aux(
+    task: Task, state: TrainState, hyper: dict[str, Array] | None = None, networks: int = 1
+) -> Task:
+    """Return the task with the size of its auxiliary values, of which a history can hold but so many.
+
+    state, hyper: of one network.
+    """
+    if not task.loss.has_aux:
+        return task
+    loss, examples = task.loss.bound(hyper or {})[0], task.parts["train"]._replace(layout=None)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((task.batch_size, *leaf.shape[1:]), leaf.dtype), examples
+    )
+    _, (_, aux) = jax.eval_shape(loss, state.params, state.model_state, batch, state.key)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(aux))
+    if (whole := size * networks * task.steps) > _MAX_AUX:
+        raise ValueError(
+            f"auxiliary values of all steps must take at most {_MAX_AUX / 2**30:.3g} GiB, got "
+            f"{whole / 2**30:.3g} GiB, {size} bytes a step: return fewer, such as their means"
+        )
+    return task._replace(aux_bytes=size)
 
 
 def check_early_stopping(stopping: EarlyStopping, task: Task) -> None:
