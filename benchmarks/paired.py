@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
 from jaxnet import datasets, fit_many, network, training
+from jaxnet._compiler import compiler_options
 from jaxnet.training import body, many
 from jaxnet.training import program as compiled
 from jaxnet.training.state import Examples, Measure
@@ -83,7 +84,7 @@ def loop(step: Any = jax_step, batch: Any = gather, unroll: int = 1, options: An
 
         return lax.while_loop(running, body, (state, jnp.full(STEPS, jnp.nan), jnp.zeros(())))
 
-    options = compiled.options_of("steps", jax.default_backend()) if options is None else options
+    options = compiler_options("steps") if options is None else options
     return jax.jit(run, compiler_options=options)
 
 
@@ -94,7 +95,7 @@ def scan(unroll: int) -> Any:
 
         return lax.scan(body, state, rows, unroll=unroll)
 
-    return jax.jit(run, compiler_options=compiled.options_of("steps", jax.default_backend()))
+    return jax.jit(run, compiler_options=compiler_options("steps"))
 
 
 def step_group() -> Variants:
@@ -133,7 +134,7 @@ def products_group() -> Variants:
     """Return the two large products of a step and nothing else, by XLA and by NumPy."""
     rng = np.random.default_rng(0)
     x, w = rng.random((BATCH_SIZE, 784), np.float32), rng.random((784, HIDDEN), np.float32)
-    options = compiled.options_of("steps", jax.default_backend())
+    options = compiler_options("steps")
 
     def both(_: Any, w: Any, x: Any) -> Any:
         return w - np.float32(1e-6) * (x.T @ (x @ w))

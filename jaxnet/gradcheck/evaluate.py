@@ -17,6 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Float, Int
 
+from jaxnet._compiler import compiler_options
 from jaxnet.gradcheck.interpret import bind, holds, inside, loops_in_branch, walk
 from jaxnet.gradcheck.perturb import Change, moved, replaced
 from jaxnet.gradcheck.pieces import with_piece
@@ -69,9 +70,8 @@ def program(kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any], evaluat
     """
     key = kind, _text(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
     if key not in _programs:
-        few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW and jax.default_backend() == "cpu"
-        options = {"xla_backend_optimization_level": 0} if few else None
-        _programs[key] = _Program(function, jaxpr, options)
+        few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW
+        _programs[key] = _Program(function, jaxpr, compiler_options("once" if few else "quick"))
         if len(_programs) > _KEPT:
             _programs.popitem(last=False)
     _programs.move_to_end(key)

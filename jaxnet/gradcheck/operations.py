@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from jaxnet._compiler import compiler_options
 from jaxnet.gradcheck.interpret import bind, literal
 
 Values = list[Any]
@@ -253,8 +254,7 @@ def _shaken(g: Array, noise: Array) -> Array:
 
 def compiled_once(program: Callable[..., Any], size: int) -> Callable[..., Any]:
     """Return a program that runs once; where it works on few numbers, compiling it is all that it costs."""
-    few = size < _FEW and jax.default_backend() == "cpu"
-    return jax.jit(program, compiler_options={"xla_backend_optimization_level": 0} if few else None)
+    return jax.jit(program, compiler_options=compiler_options("once") if size < _FEW else None)
 
 
 def pulled_back(

@@ -9,8 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnet._compiler import compiler_options
 from jaxnet.gradcheck.interpret import inside
 from jaxnet.sharding import DATA, fetched, layout, over_all, place, replicated
 from jaxnet.training import disk
@@ -35,13 +35,6 @@ _LIMIT = 64  # programs kept, of each of which a network of MNIST's size takes s
 _HELD = 2**26  # bytes that the largest array of an evaluation may take
 _programs: OrderedDict[tuple[Any, ...], Future[Compiled]] = OrderedDict()  # the longest unused first
 _lock = Lock()
-# Options for what trains on a processor, which no other code of the process sees.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    # Small products outside of YNN's fusions: a seventh off a step of 784-50-10 with jaxlib 0.10.
-    "steps": {"xla_cpu_experimental_ynn_fusion_type": ""},
-    # Integers are the same however they are computed: 0.2 s to compile a drawing of batches, not 0.5 to 1.
-    "integers": {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False},
-}
 
 
 class Spread(NamedTuple):
@@ -76,7 +69,7 @@ def program(
     # A text leaves out arguments that are not used, and on which devices they are.
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     devices = frozenset().union(*(leaf.devices() for leaf in leaves if isinstance(leaf, Array)))
-    options = options_of(kind, jax.default_backend())
+    options = compiler_options(kind)
     digest = hashlib.sha256(text.encode()).digest()
     key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, kind)
     # A text does not say what Python code it calls back, nor, with that setting, what constants it holds.
@@ -98,16 +91,6 @@ def program(
 @lru_cache(_LIMIT)
 def _jitted(f: Callable[..., Any], **settings: Any) -> Any:
     return jax.jit(partial(f, **settings))
-
-
-@cache
-def options_of(kind: str, backend: str) -> dict[str, Any] | None:
-    """Return the options for a kind of program; none where this jaxlib does not have them."""
-    options = _OPTIONS.get(kind) if backend == "cpu" else None
-    with suppress(jax.errors.JaxRuntimeError):
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-        return options
-    return None
 
 
 def chunk_of(metric: Callable[..., Any], weights: Weights, examples: Examples) -> int:
@@ -186,7 +169,7 @@ def compile_train(
         zero,
         task.batches,
         task.subsets,
-        kind="integers",
+        kind="quick",
         spread=drawn,
         max_steps=max_steps,
         batch_size=task.batch_size,
