@@ -25,7 +25,8 @@ def as_pair(examples: object, name: str) -> tuple[Array | Host, Array | Host]:
 def as_examples(examples: object, name: str) -> tuple[Any, Any]:
     """Return examples `(x, t)` as `as_pair` does, each an array or a pytree of arrays; t may be None."""
     if not isinstance(examples, (tuple, list)) or len(examples) != 2:
-        raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}")
+        several = f" of {len(examples)}" if isinstance(examples, (tuple, list)) else ""
+        raise ValueError(f"{name} must be a pair (x, t) of arrays, got {type(examples).__name__}{several}")
     try:
         x, t = (jax.tree.map(_as_array, tree) if _is_tree(tree) else np.asarray(tree) for tree in examples)
     except ValueError:  # rows of different lengths
@@ -50,6 +51,8 @@ def _is_tree(value: Any) -> bool:
 
 
 def _as_array(leaf: Any) -> Array | Host:
+    if isinstance(leaf, np.ma.MaskedArray) and leaf.mask.any():
+        raise TypeError("expected arrays without masked values, got one with: fill them in or leave them out")
     return leaf if isinstance(leaf, Array) else np.asarray(leaf)
 
 

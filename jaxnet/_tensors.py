@@ -42,13 +42,18 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _is_static(leaf: Any) -> bool:
+    """Return whether a leaf is such as an Equinox module has for its activation."""
+    return callable(leaf) and not hasattr(leaf, "dtype")
+
+
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".") or "value"
 
 
 def flatten(tree: PyTree) -> Arrays:
-    """Return the leaves as NumPy arrays, by their paths such as `0.weight`; keys as their data."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """Return arrays and numbers as NumPy arrays, by their paths such as `0.weight`; keys as their data."""
+    leaves = [pair for pair in jax.tree_util.tree_leaves_with_path(tree) if not _is_static(pair[1])]
     arrays = {
         _name(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for path, leaf in leaves
     }
@@ -70,6 +75,8 @@ def unflatten(arrays: Arrays, like: PyTree, source: str) -> PyTree:
             raise ValueError(f"{source}: expected {name} to be {wanted}, got {got}")
 
     def fill(path: tuple[Any, ...], leaf: Any) -> Any:
+        if _is_static(leaf):
+            return leaf
         array = arrays[_name(path)]
         if _is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
@@ -92,7 +99,8 @@ def pack(arrays: Arrays, metadata: dict[str, Any]) -> bytes:
     try:
         data = save(arrays, {_KEY: json.dumps(content)})  # under one key: several would come in any order
     except (safetensors.SafetensorError, KeyError):
-        kinds = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        others = {name: array.dtype for name, array in arrays.items() if array.dtype not in _DTYPES.values()}
+        kinds = ", ".join(f"{name} {dtype}" for name, dtype in others.items())
         raise TypeError(f"expected dtypes that safetensors has, got {kinds}") from None
     return data.replace(_BLANK, hashlib.sha256(data).hexdigest().encode(), 1)  # the checksum comes first
 
@@ -183,6 +191,8 @@ def save_params(
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Write parameters, any pytree of arrays, and what is needed to use them into one safetensors file.
+
+    Functions in it, such as an Equinox module has, are left out: `load_params` takes them from `like`.
 
     activation: of the hidden layers. input_scale: what raw inputs were multiplied by, such as 1/255 for
     bytes. class_names: of the labels 0, 1 ... Arrays are named by their paths (`0.weight`), weights being

@@ -259,6 +259,8 @@ class Checkpointer:
             self._job.result()
 
     def _prepare(self) -> None:
+        if not hasattr(self, "_worker"):
+            raise RuntimeError("a Checkpointer must be entered first: with Checkpointer(folder) as saver")
         if not self._begun:
             if steps(self.folder) and not self._overwrite:
                 raise ValueError(

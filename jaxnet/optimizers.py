@@ -124,5 +124,7 @@ def _schedule(
 
 
 def _check(name: str, value: Any, expected: str, good: Callable[[Any], bool]) -> None:
-    if not isinstance(value, jax.core.Tracer) and not good(value):
-        raise ValueError(f"{name} must be {expected}, got {value}")
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, str) or not good(value):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")

@@ -451,7 +451,8 @@ def _of_csv(path: Path, target: str | None) -> tuple[None, tuple[str, ...] | Non
         for frame in pandas.read_csv(path, usecols=[column], chunksize=100_000):
             values |= set(frame[column].dropna())
     except ValueError as error:
-        raise ValueError(f"{path}: expected a table with a column {target!r}, got none ({error})") from None
+        wanted = "comma-separated values" if target is None else f"a table with a column {target!r}"
+        raise ValueError(f"{path}: expected {wanted}, got what cannot be read so ({error})") from None
     is_text = any(isinstance(value, str) for value in values)
     names = tuple(sorted(map(str, values))) if is_text else None
     numbers = {name: number for number, name in enumerate(names or ())}

@@ -71,6 +71,11 @@ class _Estimator(_base.BaseEstimator):
         epochs, batch_size = (
             check_positive_int(getattr(self, name), name) for name in ("epochs", "batch_size")
         )
+        batch_size = min(batch_size, 1 << (len(x) - 1).bit_length())  # few sizes, as for features
+        if self.learning_rate is not None and not isinstance(self.optimizer, str):
+            raise ValueError(
+                f"learning_rate must be None with an optimizer of optax, got {self.learning_rate}"
+            )
         random = _utils.check_random_state(self.random_state)
         hidden = [check_positive_int(units, "hidden") for units in np.atleast_1d(self.hidden).tolist()]
         params = []
@@ -176,6 +181,13 @@ class Classifier(_base.ClassifierMixin, _Estimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each of `classes_` [n, classes]."""
         result: np.ndarray = _math.softmax(self._outputs(X))
+        return result
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithms of these probabilities [n, classes]."""
+        outputs = self._outputs(X)
+        below = outputs - outputs.max(axis=1, keepdims=True)
+        result: np.ndarray = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
         return result
 
     def predict(self, X: Any) -> np.ndarray:

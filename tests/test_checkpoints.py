@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -419,6 +420,20 @@ def test_params_of_any_pytree_and_dtype(tmp_path):
     got = checkpoints.load_params(tmp_path / "tree.safetensors", tree).params
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(tree), strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def test_functions_of_a_module_are_not_saved_and_come_from_like(tmp_path):
+    model, other = (eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(seed)) for seed in (0, 1))
+    checkpoints.save_params(tmp_path / "mlp.safetensors", model)
+    loaded = checkpoints.load_params(tmp_path / "mlp.safetensors", other).params
+    assert loaded(jnp.ones(2)) == model(jnp.ones(2)) != other(jnp.ones(2))
+    with pytest.raises(TypeError, match=r"that safetensors has, got b complex128$"):
+        checkpoints.save_params(tmp_path / "c.safetensors", {"a": np.ones(2), "b": np.ones(2, complex)})
+
+
+def test_a_checkpointer_must_be_entered(tmp_path):
+    with pytest.raises(RuntimeError, match=r"with Checkpointer\(folder\) as saver"):
+        fit(callbacks=[checkpoints.Checkpointer(tmp_path / "run")])
 
 
 def test_the_leaf_that_differs_is_named(tmp_path):

@@ -3,12 +3,14 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import pandas
 import pytest
 from helpers import error_of, output
 from matplotlib.image import imread
@@ -42,6 +44,17 @@ def regression(tmp_path_factory, compiled_once):
     arguments = ["--data", str(folder / "mine.npz"), "--task", "regression", "--steps", "300"]
     assert cli.main(["train", *arguments, "--quiet", "--no-plots", "--out", str(folder / "run")]) == 0
     return folder / "run"
+
+
+def test_a_loss_of_confident_mistakes_is_not_cut_off(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--data", "digits", "--steps", "60", "--learning-rate", "3", "--weight-std", "100"]
+    options += ["--metrics", "loss", "--quiet", "--no-plots", "--out", str(run)]
+    assert cli.main(["train", *options]) == 0
+    capsys.readouterr()
+    found = json.loads(output(capsys, "evaluate", run, "--json"))["scores"]["loss"]
+    recorded = (run / "history.csv").read_text().splitlines()[-1].split(",")[-1]
+    assert found == pytest.approx(float(recorded), rel=1e-5) and found > 90
 
 
 def test_evaluate_is_what_scikit_learn_says(runs, capsys):
@@ -176,15 +189,30 @@ def test_predict_takes_pictures_of_every_kind(runs, tmp_path, monkeypatch, capsy
         assert lines[0].split() == ["input", "class", "probability", "then"] and lines[1].split()[1] == "0"
 
 
+def test_rows_of_a_table(regression, tmp_path, capsys):
+    x = np.random.default_rng(1).normal(5, 2, (4, 3))
+    table = pandas.DataFrame(x, columns=["a", "b", "c"])
+    for columns in (table, table.assign(t=0)):
+        columns.to_csv(tmp_path / "rows.csv", index=False)
+        found = json.loads(output(capsys, "predict", regression, tmp_path / "rows.csv", "--json"))
+        expected = x @ [1.0, -2.0, 0.5] + 7
+        assert [one["prediction"] for one in found] == pytest.approx(expected.tolist(), abs=0.5)
+        assert found[3]["input"].endswith("rows.csv[3]")
+    table[["a"]].to_csv(tmp_path / "rows.csv", index=False)
+    message = error_of(capsys, "predict", regression, tmp_path / "rows.csv")
+    assert "expected 3 columns of inputs, and one of targets or none, got 1" in message
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a picture, an .npy or .npz file, a folder or -, got "),
-        (b"text", "file.png: expected a picture, got cannot identify image file"),
+        (None, "expected a picture, an .npy, .npz or .csv file, a folder or -, got "),
+        (b"text", "file.png: expected a picture, got a file of no known format"),
         (np.zeros(63), "expected 64 inputs, got 63"),
         (np.zeros((2, 8, 8)), "file.npy[0]: expected a picture with something on it"),
         (np.zeros((0, 8, 8)), "expected pictures or rows of 64 inputs, got [0, 8, 8]"),
         (np.array(["a"]), "expected real numbers, got <U1"),
+        (np.full((2, 64), np.nan), "file.npy[0]: expected finite numbers, got NaN or infinity"),
         ({"a": np.zeros(3), "b": np.zeros(3)}, "expected one array, or x_test, got a, b"),
     ],
 )
@@ -274,6 +302,9 @@ def test_exported_parameters_are_those_of_the_run(runs, tmp_path, capsys):
     assert one[1:] == other[1:]
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
         np.testing.assert_array_equal(a, b)
+    message = error_of(capsys, "export", runs / "two", "--out", path)
+    assert f"{path} is there already: choose another --out, or --overwrite it" in message
+    output(capsys, "export", runs / "two", "--out", path, "--overwrite")
     line = error_of(capsys, "export", runs / "two", "--out", tmp_path / "none" / "net")
     assert "--out must be a file in a folder that is there, got " in line
 
@@ -304,7 +335,15 @@ def test_runs_lists_and_compares(runs, tmp_path, monkeypatch, capsys):
     assert "expected a run folder, or a folder of them, got nowhere" in error_of(capsys, "runs", "nowhere")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/config.json").write_text("{")
-    assert "config.json: expected JSON, got a damaged file" in error_of(capsys, "runs", tmp_path)
+    damaged = "config.json: expected JSON, got a damaged file"
+    assert damaged in error_of(capsys, "runs", tmp_path / "damaged")
+    shutil.copytree(runs / "one", tmp_path / "one")
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "one") in out and err.startswith("note: passed over: ") and damaged in err
     monkeypatch.chdir(tmp_path)
     assert output(capsys, "runs") == "no runs in runs\n"
+    file = str(Path(__file__))
+    assert error_of(capsys, "runs", file).endswith("test_cli_runs.py: a file")
+    assert "expected the folder of a run" in error_of(capsys, "predict", file, "one.png")
     assert output(capsys, "runs", Path(__file__).parent) == f"no runs in {Path(__file__).parent}\n"

@@ -141,6 +141,12 @@ def without(frame, column):
             ValueError,
             "one_hot_label is of classes, got it with task 'regression'",
         ),
+        (
+            lambda f: f.assign(kind=np.arange(1000, 1020)),
+            {},
+            ValueError,
+            "several examples each, got 20 different ones from 1000 to 1019 in 20 rows",
+        ),
         (lambda f: without(f, "b"), {}, ValueError, "a value in each row, got none in row 7 of 'b'"),
         (lambda f: without(f, "kind"), {}, ValueError, "each row of the target, 'kind', got none in row 7"),
         (
@@ -149,7 +155,12 @@ def without(frame, column):
             TypeError,
             "price: expected classes, got 20 different float64; number",
         ),
-        (lambda f: f[["a"]], {}, ValueError, "expected two columns or more, and rows, got 1 and 20"),
+        (
+            lambda f: f[["a"]],
+            {},
+            ValueError,
+            "expected two columns or more, parted by commas, and rows, got 20 of 'a'",
+        ),
         (
             lambda f: f[["a", "kind"]][:1],
             {},
@@ -245,7 +256,7 @@ def test_bad_folders_of_images(pictures):
     with pytest.raises(ValueError, match="expected an image of 8 bits, got one of uint16"):
         datasets.load(folder)
     (folder / "b" / "0.png").write_text("text")
-    with pytest.raises(ValueError, match=r"0\.png: expected a picture, got cannot identify"):
+    with pytest.raises(ValueError, match=r"0\.png: expected a picture, got a file of no known format"):
         datasets.load(folder)
     for path in (folder / "a" / "0.png", folder / "b" / "0.png"):
         path.unlink()

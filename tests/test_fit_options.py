@@ -72,6 +72,27 @@ def test_weights_of_examples_and_classes_are_scikit_learns():
             np.testing.assert_allclose(both[1], other, rtol=1e-5, atol=1e-6)
 
 
+def test_a_loss_of_ones_own_takes_class_weights_by_label():
+    def loss(params, x, t, class_weight):
+        each = -jnp.take_along_axis(jax.nn.log_softmax(network.logits(params, x)), t[:, None], 1)[:, 0]
+        return (each * class_weight[t]).sum() / class_weight[t].sum()
+
+    result, expected = (fit(loss=f, class_weight=[1, 2, 0.5]) for f in (loss, network.loss))
+    np.testing.assert_allclose(result.history.loss, expected.history.loss, rtol=1e-5)
+
+
+def test_early_stopping_knows_of_which_metrics_more_is_better():
+    options = {"metrics": {"accuracy": network.accuracy, "loss": network.loss}, "eval_every": 5}
+    stops = {
+        (metric, mode): fit(**options, early_stopping=training.EarlyStopping(metric, "train", mode=mode))
+        for metric in ("accuracy", "loss")
+        for mode in ("auto", "min", "max")
+    }
+    for metric, mode in (("accuracy", "max"), ("loss", "min")):
+        assert_same_bits(stops[metric, "auto"].params, stops[metric, mode].params)
+    assert float(stops["accuracy", "auto"].best.value) > float(stops["accuracy", "min"].best.value)
+
+
 def test_a_callback_ends_the_run():
     def at_ten(stretch):
         return "stop" if int(np.max(stretch.state.step)) == 10 else None

@@ -107,11 +107,25 @@ def test_single_precision_is_kept_and_a_seed_gives_the_same_bits():
         ({"activation": "gelu"}, ValueError, "activation must be one of .*, got 'gelu'"),
         ({"optimizer": "sdg"}, ValueError, "optimizer must be one of .*, got 'sdg'"),
         ({"learning_rate": -1}, ValueError, "learning_rate must be positive, got -1"),
+        ({"learning_rate": "auto"}, ValueError, "learning_rate must be positive, got 'auto'"),
+        (
+            {"optimizer": optax.adam(0.1), "learning_rate": 0.1},
+            ValueError,
+            "learning_rate must be None with an optimizer of optax, got 0.1",
+        ),
     ],
 )
 def test_bad_settings(settings, error, message):
     with pytest.raises(error, match=message):
         Classifier(**settings).fit(X, LABELS)
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them():
+    large, whole = (
+        Classifier(random_state=0, epochs=3, batch_size=size).fit(X, LABELS) for size in (10**9, 256)
+    )
+    np.testing.assert_array_equal(large.loss_curve_, whole.loss_curve_)
+    np.testing.assert_allclose(large.predict_log_proba(X), np.log(large.predict_proba(X)), atol=1e-12)
 
 
 def test_bad_weights():

@@ -72,6 +72,11 @@ def test_a_fold_that_diverges_has_no_score():
 RATES = [1e-4, 0.1, 1e-3, 1e20, 0.05, 1e-2, 3e-4, 3e-3]
 
 
+def test_what_ends_a_rung_ends_the_halving():
+    found = halving(callbacks=[lambda stretch: "stop"])
+    assert [rung.steps for rung in found.rungs] == [1] and len(found.rungs[0].networks) == 8
+
+
 def halving(**options):
     common = {"rungs": (10, 20, 40), "validation": (X, T), "optimizer": optax.sgd, "batch_size": 5, "key": 3}
     common |= {"hyperparameters": {"learning_rate": RATES}, "progress": False, "stretch": 10}
@@ -116,6 +121,12 @@ def test_the_better_half_goes_on_from_rung_to_rung():
         (cross_validate, {"folds": [(np.arange(9), np.arange(3))]}, "two or more pairs of rows .* got 1"),
         (cross_validate, {"folds": [([0], [23]), ([1], [0])]}, r"folds must index 0\.\.22, got 23\.\.23"),
         (cross_validate, {"hyperparameters": {}}, "what all folds share, got hyperparameters"),
+        (cross_validate, {"folds": 2.5}, "folds must be a number, or pairs of rows .* got 2.5"),
+        (cross_validate, {"folds": KFold(3)}, "folds must be a number, or pairs of rows .* got KFold"),
+        (cross_validate, {"folds": [((X, T), (X, T))]}, "folds must be a number, or pairs of rows"),
+        (cross_validate, {"validation": (X, T)}, "what all folds share, got validation"),
+        (halving, {"rungs": 10}, "rungs must be increasing numbers of steps, got 10"),
+        (halving, {"metrics": {"loss": lambda w, x, t: x[0]}}, r"a scalar, got 'loss' of shape \[3\]"),
         (halving, {"rungs": (20, 10)}, r"increasing numbers of steps, got \[20, 10\]"),
         (halving, {"rungs": (0, 10)}, "rungs must be positive, got 0"),
         (halving, {"keep": 1.0}, "keep must be between 0 and 1, got 1.0"),
@@ -126,5 +137,5 @@ def test_the_better_half_goes_on_from_rung_to_rung():
     ],
 )  # fmt: skip
 def test_bad_input(unchecked, train, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         train(**options)

@@ -29,7 +29,7 @@ def evaluate(folder: Path, data: str | None, part: str, target: str | None) -> d
         of_numbers = metrics.r2, metrics.mean_absolute_error, metrics.mean_squared_error
         return found | {"scores": {f.__name__: float(f(y, t)) for f in of_numbers}}
     report = metrics.classification_report(y, t)
-    loss = losses.softmax_cross_entropy(np.log(np.maximum(y, np.finfo(np.float32).tiny)), t)
+    loss = losses.softmax_cross_entropy(trained.logits(x), t)
     each = zip(report.precision, report.recall, report.f1, report.support, strict=True)
     return found | {
         "scores": {"loss": float(loss)} | {score: float(value) for score, value in report.scores.items()},

@@ -12,6 +12,8 @@ def run(options: Export) -> int:
     saved = trained.saved
     if saved.sizes is None or not path.parent.is_dir():
         raise ValueError(f"--out must be a file in a folder that is there, got {path}")
+    if options.out is not None and path.exists() and not options.overwrite:
+        raise ValueError(f"{path} is there already: choose another --out, or --overwrite it")
     outputs = "numbers [n]" if trained.is_regression else f"probabilities [n, {saved.sizes[-1]}]"
     takes = f"takes x float32 [n, {saved.sizes[0]}], raw inputs times {saved.input_scale or 1:.4g}; "
     if options.format == "stablehlo":

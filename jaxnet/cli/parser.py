@@ -94,7 +94,7 @@ def _add(section: argparse._ArgumentGroup, field: Field[Any], option: Option) ->
     )  # of `| None`
     several, is_required = get_origin(kind) is tuple, field.default is MISSING
     kind = get_args(kind)[0] if several else kind
-    parse = option.parse or {int: whole, float: number, Path: Path}.get(kind, str)
+    parse = option.parse or {int: whole, float: number, Path: _path}.get(kind, _text)
     choices = get_args(kind) if get_origin(kind) is Literal else option.choices
     more: dict[str, Any] = {"type": parse, "choices": choices, "metavar": option.metavar}
     if kind is bool:
@@ -105,6 +105,16 @@ def _add(section: argparse._ArgumentGroup, field: Field[Any], option: Option) ->
         more["nargs"] = "+"
     name = field.name if option.group == "arguments" else f"--{field.name.replace('_', '-')}"
     section.add_argument(name, default=argparse.SUPPRESS, help=_help(field, option), **more)
+
+
+def _text(given: str) -> str:
+    if not given:
+        raise argparse.ArgumentTypeError("expected a value, got ''")
+    return given
+
+
+def _path(given: str) -> Path:
+    return Path(_text(given))
 
 
 def _help(field: Field[Any], option: Option) -> str:

@@ -23,6 +23,8 @@ def run(options: Plot) -> int:
     single = options.folders[0] if len(options.folders) == 1 else None
     out = options.out or single or Path()
     plots.require()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got {out}: a file")
     out.mkdir(parents=True, exist_ok=True)
     written = [curves(options.folders, out)]
     if single is not None:

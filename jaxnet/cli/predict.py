@@ -13,7 +13,7 @@ from jaxnet import datasets
 from jaxnet.cli import run_folder
 from jaxnet.cli.settings import Predict
 from jaxnet.cli.table import aligned
-from jaxnet.datasets import images
+from jaxnet.datasets import images, tables
 
 # Pixels of the longer side of what is drawn, in the square of each dataset.
 _BOXES = {"mnist": 20, "fashion-mnist": 28, "digits": 8}
@@ -37,7 +37,8 @@ def run(options: Predict) -> int:
 def predict(folder: Path, sources: Sequence[str], prepare: str | None) -> list[dict[str, Any]]:
     """Return the class and the probabilities of each picture, or the number of a regression."""
     trained = run_folder.trained(folder)
-    given = [one for source in sources for one in read(source, (trained.saved.sizes or (0,))[0])]
+    inputs, target = (trained.saved.sizes or (0,))[0], trained.config.get("target")
+    given = [one for source in sources for one in read(source, inputs, target)]
     outputs = np.asarray(trained.model(np.stack([as_inputs(one, trained, prepare) for one in given])))
     if trained.is_regression:
         pairs = zip(given, outputs, strict=True)
@@ -53,8 +54,11 @@ def predict(folder: Path, sources: Sequence[str], prepare: str | None) -> list[d
     ]
 
 
-def read(source: str, inputs: int) -> Iterator[Given]:
-    """Yield what a file, a folder or stdin (-) holds, rows of so many inputs; ValueError where nothing."""
+def read(source: str, inputs: int, target: str | None = None) -> Iterator[Given]:
+    """Yield what a file, a folder or stdin (-) holds, rows of so many inputs; ValueError where nothing.
+
+    target: the column that a table may have beside them, by default its last.
+    """
     path = Path(source).expanduser()
     if source == "-":
         data = sys.stdin.buffer.read()
@@ -66,11 +70,16 @@ def read(source: str, inputs: int) -> Iterator[Given]:
         if not files:
             raise ValueError(f"{path}: expected pictures, got an empty folder")
         for file in files:
-            yield from read(str(file), inputs)
+            yield from read(str(file), inputs, target)
     elif not path.exists():
-        raise ValueError(f"expected a picture, an .npy or .npz file, a folder or -, got {source}: not there")
+        raise ValueError(
+            f"expected a picture, an .npy, .npz or .csv file, a folder or -, got {source}: not there"
+        )
     elif path.suffix in (".npy", ".npz"):
         yield from _arrays(source, path, inputs)
+    elif path.suffix == ".csv":
+        for index, row in enumerate(tables.rows_of_inputs(path, inputs, target)):
+            yield Given(f"{source}[{index}]", row)
     else:
         yield from _picture(source, path)
 
@@ -105,6 +114,8 @@ def as_inputs(given: Given, trained: run_folder.Trained, prepare: str | None) ->
     """Return the inputs [d] of the network: rows of them as they are, of integers scaled as the data were."""
     inputs = trained.saved.sizes[0] if trained.saved.sizes else 0
     values, scale = given.values, trained.saved.input_scale or 1.0
+    if not np.isfinite(values).all():
+        raise ValueError(f"{given.name}: expected finite numbers, got NaN or infinity")
     if values.ndim == 1:
         if len(values) != inputs:
             raise ValueError(f"{given.name}: expected {inputs} inputs, got {len(values)}")
@@ -112,7 +123,10 @@ def as_inputs(given: Given, trained: run_folder.Trained, prepare: str | None) ->
     colour = round((inputs / 3) ** 0.5) ** 2 * 3 == inputs
     side = round((inputs / (3 if colour else 1)) ** 0.5)
     if side * side * (3 if colour else 1) != inputs:
-        raise ValueError(f"{given.name}: the network takes {inputs} inputs, which are no square picture")
+        raise ValueError(
+            f"{given.name}: expected rows of {inputs} inputs, which are no square picture, got "
+            f"{list(values.shape)}"
+        )
     data = trained.config["data"]
     try:
         if (prepare or ("digit" if data in _BOXES else "resize")) == "resize" or colour:

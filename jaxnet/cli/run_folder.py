@@ -74,6 +74,7 @@ class Trained(NamedTuple):
     config: dict[str, Any]
     model: Callable[[Any], Any]
     """Of inputs as `datasets.load` gives them: probabilities [n, classes], or numbers [n] of a regression."""
+    logits: Callable[[Any], Any]
     is_regression: bool
     class_names: tuple[str, ...]
     """Their numbers, where they have none."""
@@ -89,14 +90,14 @@ def trained(folder: Path) -> Trained:
     if saved.sizes is None or saved.activation is None:
         raise ValueError(f"{path}: expected the parameters of a network, got others")
     is_regression = config.get("task") == "regression"
-    f: Any = network.logits if is_regression else network.predict
+    chosen: Any = {"params": saved.params, "activation": saved.activation}
+    logits, probabilities = partial(network.logits, **chosen), partial(network.predict, **chosen)
 
     def model(x: Any) -> Any:
-        outputs = f(saved.params, x, activation=saved.activation)
-        return outputs[:, 0] if is_regression else outputs
+        return logits(x=x)[:, 0] if is_regression else probabilities(x=x)
 
     names = saved.class_names or tuple(map(str, range(saved.sizes[-1])))
-    return Trained(saved, config, model, is_regression, names)
+    return Trained(saved, config, model, lambda x: logits(x=x), is_regression, names)
 
 
 def saved_options(options: Training) -> tuple[Path, dict[str, Any]]:
@@ -267,7 +268,7 @@ def read_config(folder: Path, name: str = _CONFIG) -> dict[str, Any]:
     """Return what `config.json` says, {} where it is not there; ValueError where it is damaged."""
     try:
         content = json.loads((folder / name).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / name}: expected JSON, got a damaged file ({error})") from None

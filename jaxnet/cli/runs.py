@@ -1,6 +1,7 @@
 """The command `jaxnet runs`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,17 @@ def runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
         if not folder.exists() and tuple(folders) == Runs().folders:
             continue  # nothing was trained here yet
         if not folder.is_dir():
-            raise ValueError(f"expected a run folder, or a folder of them, got {folder}: not there")
+            got = "a file" if folder.exists() else "not there"
+            raise ValueError(f"expected a run folder, or a folder of them, got {folder}: {got}")
         own = [folder] if (folder / "config.json").exists() else sorted(folder.iterdir())
         for path in own:
-            config = read_config(path) if path.is_dir() else {}
+            try:
+                config = read_config(path) if path.is_dir() else {}
+            except ValueError as error:
+                if path == folder:
+                    raise
+                print(f"note: passed over: {error}", file=sys.stderr)
+                continue
             if "jaxnet" not in (config.get("versions") or ()):
                 continue
             settings = {name: value for name, value in config.items() if name not in _LEFT_OUT}

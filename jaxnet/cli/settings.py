@@ -268,7 +268,7 @@ class Predict(Computed):
     images: tuple[str, ...] = _argument(
         MISSING,
         "a picture (PNG, JPEG ...) of any size, a folder of them, an .npy or .npz file of pictures or of "
-        "rows of inputs, or - for one of these from stdin",
+        "rows of inputs, a .csv file of such rows, or - for a picture or array from stdin",
         "IMAGE",
     )
     prepare: Literal["digit", "resize"] | None = _data(
@@ -298,6 +298,7 @@ class Export(Settings):
         "stablehlo", "the parameters, or a whole program, which jax.export reads without jaxnet"
     )
     out: Path | None = _output(None, "by default RUN/model.FORMAT", "FILE")
+    overwrite: bool = _output(False, "replace FILE where there is one")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ StrPath: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Split: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
 FEW_CLASSES = 100  # up to which it does not matter that some have no examples
+_FEW_ROWS = 20  # below which classes may have one example each
 NO_CLASSES = (
     "number the classes that occur, as np.unique(t, return_inverse=True)[1] does, or, for a regression, "
-    "load with task='regression'"
+    "load with task='regression' (--task regression)"
 )
 
 
@@ -133,13 +134,18 @@ def as_labels(t: Array, name: str) -> tuple[Array, int]:
     return t, 0
 
 
-def check_classes(labels: Array, name: str) -> None:
-    """Refuse labels that do not number classes from 0, above all IDs and the integers of a regression."""
+def check_classes(labels: Array, name: str, values: Array | None = None) -> None:
+    """Refuse labels that do not number classes from 0, above all IDs and the integers of a regression.
+
+    values: what the labels stand for, where they were numbered.
+    """
     occur, rows = np.unique(labels), len(labels)
     first, last = occur[0], occur[-1]
     if first == 1 and last == len(occur):
         raise ValueError(f"{name}: expected labels from 0, got 1 to {last}: subtract 1 from each")
-    if last >= FEW_CLASSES and not last / 2 < len(occur) < rows / 2:
+    alone = rows >= _FEW_ROWS and len(occur) > rows / 2
+    if alone or (last >= FEW_CLASSES and not last / 2 < len(occur) < rows / 2):
+        first, last = (first, last) if values is None else (values[0], values[-1])
         raise ValueError(
             f"{name}: expected labels 0, 1, 2 ... of classes with several examples each, got {len(occur)} "
             f"different ones from {first} to {last} in {rows} rows; {NO_CLASSES}"

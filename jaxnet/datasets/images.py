@@ -39,7 +39,9 @@ def read_image(source: Any) -> Num[np.ndarray, "rows columns *colours"]:
             return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except (OSError, ValueError) as error:
         name = source if isinstance(source, (str, Path)) else "the input"
-        raise ValueError(f"{name}: expected a picture, got {' '.join(str(error).split())}") from None
+        unknown = isinstance(error, pillow.UnidentifiedImageError)
+        got = "a file of no known format" if unknown else " ".join(str(error).split())
+        raise ValueError(f"{name}: expected a picture, got {got}") from None
 
 
 def resized(

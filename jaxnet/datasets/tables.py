@@ -121,33 +121,54 @@ def load_csv(
     """
     check_task(task, one_hot_label)
     frame, column = read_csv_file(Path(path).expanduser(), target)
-    for name, values in frame.items():
-        if values.dtype.kind not in "buif":
-            wanted = f"numbers in all columns but {column.name!r}, the target"
-            raise TypeError(f"{path}: expected {wanted}, got text in {name!r}")
-        if values.isna().any():
-            row = int(values.isna().argmax())
-            raise ValueError(f"{path}: expected a value in each row, got none in row {row} of {name!r}")
-    x = features(frame.to_numpy(np.float64), str(path))
+    x = _inputs(frame, path, f" but {column.name!r}, the target")
     if task == "regression":
         return four_to_one(x, as_numbers(column.to_numpy(), f"{path}: {column.name}"), path)
     labels, names = named_labels(column, str(path))
     return four_to_one(x, class_targets(labels, len(names), one_hot_label), path)
 
 
-def read_csv_file(path: Path, target: str | None) -> tuple[Any, Any]:
-    """Return the columns of features and that of the target."""
+def _inputs(frame: Any, path: StrPath, but: str = "") -> Array:
+    for name, values in frame.items():
+        if values.dtype.kind not in "buif":
+            raise TypeError(f"{path}: expected numbers in all columns{but}, got text in {name!r}")
+        if values.isna().any():
+            row = int(values.isna().argmax())
+            raise ValueError(f"{path}: expected a value in each row, got none in row {row} of {name!r}")
+    return features(frame.to_numpy(np.float64), str(path))
+
+
+def rows_of_inputs(path: Path, inputs: int, target: str | None) -> Array:
+    """Return the rows of a table without its target, where it has that too, as `load_csv` reads them."""
+    frame = _frame(path)
+    names = list(frame.columns)
+    if len(names) == inputs + 1:
+        frame = frame.drop(columns=[target if target in names else names[-1]])
+    elif len(names) != inputs:
+        raise ValueError(
+            f"{path}: expected {inputs} columns of inputs, and one of targets or none, got {len(names)}"
+        )
+    return _inputs(frame, path)
+
+
+def _frame(path: Path) -> Any:
     pandas = _extras.require("pandas", ".csv files need", "tables")
     try:
-        frame = pandas.read_csv(path)
+        return pandas.read_csv(path)
     except ValueError as error:  # pandas' own and that of bytes that are no text
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: expected comma-separated values, got what cannot be read ({reason})"
         ) from None
+
+
+def read_csv_file(path: Path, target: str | None) -> tuple[Any, Any]:
+    """Return the columns of features and that of the target."""
+    frame = _frame(path)
     names = list(frame.columns)
     if len(names) < 2 or not len(frame):
-        raise ValueError(f"{path}: expected two columns or more, and rows, got {len(names)} and {len(frame)}")
+        got = f"{len(frame)} of {', '.join(map(repr, names))}"
+        raise ValueError(f"{path}: expected two columns or more, parted by commas, and rows, got {got}")
     if target is not None and target not in names:
         raise ValueError(f"{path}: expected a column {target!r}, got {', '.join(map(repr, names))}")
     column = frame[names[-1] if target is None else target]
@@ -166,7 +187,7 @@ def named_labels(column: Any, path: str) -> tuple[Array, tuple[str, ...]]:
     names, labels = np.unique(text, return_inverse=True)
     if values.dtype.kind == "f" and ((names != np.rint(names)).any() or len(names) > FEW_CLASSES):
         raise TypeError(f"{name}: expected classes, got {len(names)} different {values.dtype}; {NO_CLASSES}")
-    check_classes(labels, name)
+    check_classes(labels, name, names)
     return labels, tuple(map(str, names.tolist()))
 
 

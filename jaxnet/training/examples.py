@@ -119,13 +119,13 @@ def with_class_weight(loss: Loss, class_weight: Any, labels: PyTree) -> Loss:
         if not hasattr(labels, "dtype"):
             got = "none" if labels is None else type(labels).__name__
             raise TypeError(f"class_weight 'balanced' needs integer labels [n] for targets, got {got}")
-        return partial(loss, class_weight=balanced_class_weight(labels))
+        return partial(loss, class_weight=jnp.asarray(balanced_class_weight(labels)))
     weights = np.asarray(class_weight)
     if weights.dtype.kind not in "iuf" or weights.ndim != 1 or not (weights >= 0).all() or not weights.any():
         raise ValueError(
             f"class_weight must be 'balanced' or a number for each class, none negative, got {class_weight!r}"
         )
-    return partial(loss, class_weight=weights)
+    return partial(loss, class_weight=jnp.asarray(weights, float))
 
 
 def check_sample_weight(weights: ArrayLike | list[Any] | None, length: int, loss: Loss) -> Array | None:
@@ -174,6 +174,12 @@ def check_choice(value: Any, allowed: Sequence[str], name: str) -> None:
     if value not in allowed:
         known = ", ".join(map(repr, allowed[:-1]))
         raise ValueError(f"{name} must be {f'{known} or ' if known else ''}{allowed[-1]!r}, got {value!r}")
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Refuse what is no function."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}")
 
 
 def check_positive_int(value: int, name: str) -> int:

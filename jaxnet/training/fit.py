@@ -63,6 +63,7 @@ from jaxnet.training.task import (
     Task,
     batch_error,
     check_aux,
+    check_callbacks,
     check_first_gradient,
     check_key,
     check_metrics,
@@ -70,6 +71,7 @@ from jaxnet.training.task import (
     check_opt_state,
     check_optimizer,
     check_params,
+    check_result,
     check_resumable,
     check_settings,
     check_task,
@@ -235,6 +237,8 @@ def fit(
     # Not the program's own transfers, which are explicit: what users' optimizers make of Python's numbers.
     with jax.transfer_guard("allow"):
         mesh = None if mesh is None else check_mesh(mesh)
+        check_callbacks(callbacks)
+        check_result(resume, FitResult)
         if partition is not None and mesh is None:
             raise ValueError("partition must be given with a mesh, got none")
         with alike(mesh) as same:

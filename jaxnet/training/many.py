@@ -67,6 +67,7 @@ from jaxnet.training.task import (
     Part,
     Task,
     check_aux,
+    check_callbacks,
     check_factory,
     check_first_gradient,
     check_hyperparameters,
@@ -75,6 +76,7 @@ from jaxnet.training.task import (
     check_model_state,
     check_opt_state,
     check_params,
+    check_result,
     check_resumable,
     check_settings,
     check_stacked,
@@ -197,6 +199,8 @@ def fit_many(
     """
     with jax.transfer_guard("allow"):
         mesh = None if mesh is None else check_mesh(mesh)
+        check_callbacks(callbacks)
+        check_result(resume, FitManyResult)
         with alike(mesh) as same:
             parts = {"train": train, "validation": validation, "test": test}
             task = check_task(loss, parts, **task_options(locals()), many=True)

@@ -243,7 +243,7 @@ def watched(
     """Return what early stopping knows after one evaluation more; shape: [] or [networks]."""
     best, found, waited = watch or (np.full(shape, start) for start in (np.inf, -1, 0))
     step, measured = evaluation
-    sign = 1 if stopping.mode == "min" else -1
+    sign = -1 if stopping.mode == "max" else 1
     value = sign * np.asarray(measured[stopping.part][stopping.metric], float)
     gains = ~np.isnan(value) & ((found < 0) | (value < best - stopping.min_delta))
     found = np.where(gains, step, found)

@@ -84,7 +84,10 @@ def as_params(params: PyTree) -> PyTree:
 
     def leaf_of(path: Any, leaf: Any) -> Any:
         if isinstance(leaf, (float, complex)) or hasattr(leaf, "__array__"):
-            return jnp.asarray(leaf)
+            if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.character):
+                return jnp.asarray(leaf)
+            where = jax.tree_util.keystr(path)
+            raise TypeError(f"params{where} must be an array of numbers, got {leaf.dtype}")
         try:
             hash(leaf)
         except TypeError:
@@ -218,7 +221,8 @@ class Measure:
 def _checked_scalar(value: Any) -> Array:
     value = jnp.asarray(value) if isinstance(value, float) else value
     if not hasattr(value, "dtype"):
-        raise TypeError(f"the loss must return a real scalar, got {type(value).__name__}")
+        more = ": has_aux or has_state say of what" if isinstance(value, tuple) else ""
+        raise TypeError(f"the loss must return a real scalar, got {type(value).__name__}{more}")
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"{value.dtype} of shape {list(value.shape)}"
         raise TypeError(f"the loss must return a real scalar, got {got}")
@@ -383,7 +387,8 @@ def update(
     line_search = {"value": value, "grad": grads, "value_fn": lambda params: objective(params)[0]}
     sharpness_aware = {"grad_fn": lambda params, _: jax.grad(objective, has_aux=True)(params)[0]}
     transform = optax.with_extra_args_support(optimizer).update
-    for extra in (line_search, sharpness_aware, {}):  # a rule that wants the one may refuse the other
+    # A rule that wants the one may refuse the other, or miss it.
+    for extra in (line_search | sharpness_aware, line_search, sharpness_aware, {}):
         try:
             updates, opt_state = transform(grads, state.opt_state, free, **extra)
             break

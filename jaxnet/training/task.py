@@ -14,11 +14,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
+from jaxnet._names import METRICS_OF_CLASSES
 from jaxnet.sharding import Share, at_home
 from jaxnet.shards import OnDisk
 from jaxnet.training import disk
 from jaxnet.training.examples import (
     check_batches,
+    check_callable,
     check_choice,
     check_examples,
     check_positive_int,
@@ -61,13 +63,14 @@ class EarlyStopping(NamedTuple):
     """When to end a run that no longer gets better: after `patience` evaluations in a row without a gain.
 
     A gain is a metric below (mode "min") or above ("max") the best so far by more than min_delta; NaN is
-    none. `metric` is a name among the metrics of `fit`, measured on `part`.
+    none. `metric` is a name among the metrics of `fit`, measured on `part`. mode "auto": "max" where it is
+    the name of a metric of which more is better, such as "accuracy", "f1_macro" or "r2", else "min".
     """
 
     metric: str = "loss"
     part: Part = "validation"
     patience: int = 5
-    mode: Literal["min", "max"] = "min"
+    mode: Literal["min", "max", "auto"] = "auto"
     min_delta: float = 0.0
 
 
@@ -146,6 +149,7 @@ def check_task(
 
     With a mesh its arrays are still on the host: see `placed_task`. many: for many networks.
     """
+    check_callable(loss, "loss")
     on_disk = {name: part for name, part in parts.items() if isinstance(part, OnDisk)}
     train = check_examples(parts["train"], "train", mesh=mesh, many=many)
     length = num_examples(train)
@@ -180,10 +184,14 @@ def check_task(
         metrics = {} if len(checked) == 1 else {"loss": loss}
     elif not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a mapping of names to functions, got {type(metrics).__name__}")
+    for name, metric in metrics.items():
+        check_callable(metric, f"metrics[{name!r}]")
     measures = {
         name: Measure(metric, has_state, (has_state or has_aux) and (metric is loss or metric is given))
         for name, metric in metrics.items()
     }
+    if isinstance(eval_parts, str):
+        raise TypeError(f"eval_parts must be a sequence of names, got {eval_parts!r}")
     for part in eval_parts or ():
         check_choice(part, list(checked), "eval_parts")
     # Not all that one trains on, where it is on disk, unless it is asked for.
@@ -215,7 +223,7 @@ def check_task(
         mesh,
     )
     if early_stopping is not None:
-        check_early_stopping(early_stopping, task)
+        task = task._replace(early_stopping=check_early_stopping(early_stopping, task))
     return task
 
 
@@ -302,12 +310,16 @@ def check_aux(
     return task._replace(aux_bytes=size)
 
 
-def check_early_stopping(stopping: EarlyStopping, task: Task) -> None:
-    """Refuse an `EarlyStopping` that the task's evaluations cannot serve."""
+def check_early_stopping(stopping: EarlyStopping, task: Task) -> EarlyStopping:
+    """Return when to stop, with the mode that is meant, or say why the task's evaluations cannot serve it."""
+    if not isinstance(stopping, EarlyStopping):
+        raise TypeError(f"early_stopping must be a training.EarlyStopping, got {stopping!r}")
+    if not task.eval_parts:
+        raise ValueError("early_stopping must be given with metrics, or validation or test data, got none")
     for name, allowed in (
         ("part", list(task.eval_parts)),
         ("metric", list(task.metrics)),
-        ("mode", ["min", "max"]),
+        ("mode", ["min", "max", "auto"]),
     ):
         got = getattr(stopping, name)
         if got not in allowed:
@@ -317,6 +329,8 @@ def check_early_stopping(stopping: EarlyStopping, task: Task) -> None:
         raise ValueError(
             f"early_stopping.min_delta must be finite and not negative, got {stopping.min_delta}"
         )
+    more_is_better = stopping.metric in (*METRICS_OF_CLASSES, "r2")
+    return stopping._replace(mode="max" if more_is_better else "min") if stopping.mode == "auto" else stopping
 
 
 def check_key(key: AnyKey, networks: int | None = None) -> Key[Array, "..."]:
@@ -400,6 +414,20 @@ def check_first_gradient(state: TrainState, task: Task, network: int | None = No
     report.raise_if_failed()
     if report.verdict == "inconclusive":
         _log.warning("the check of the gradient is inconclusive: %s", report.summary)
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse callbacks that are none."""
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks must be a sequence of functions, got {callbacks!r}")
+    for index, callback in enumerate(callbacks):
+        check_callable(callback, f"callbacks[{index}]")
+
+
+def check_result(resume: Any, kind: type) -> None:
+    """Refuse to resume what is no result of that kind."""
+    if resume is not None and not isinstance(resume, kind):
+        raise TypeError(f"resume must be a {kind.__name__}, as checkpoints.restore returns, got {resume!r}")
 
 
 def check_resumable(found: TrainState, fresh: TrainState, given: AnyKey) -> TrainState:

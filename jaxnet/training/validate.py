@@ -75,7 +75,9 @@ def cross_validate(
     ((4,), True)
     """
     options |= {"has_state": has_state, "has_aux": has_aux}
-    if alone := {"hyperparameters", "subsets", "batches", "test", "early_stopping", "resume"} & set(options):
+    if alone := {
+        *("hyperparameters", "subsets", "batches", "test", "validation", "early_stopping", "resume")
+    } & set(options):
         raise ValueError(f"options must be what all folds share, got {', '.join(sorted(alone))}")
     key = check_key(key)
     measured = {"loss": loss} if metrics is None else metrics
@@ -124,15 +126,27 @@ def _rows_of(folds: int | Folds, length: int, key: Array) -> list[tuple[np.ndarr
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 2**32 - 1), length))
         parts = np.array_split(order, folds)
         folds = [(np.sort(np.setdiff1d(order, part)), np.sort(part)) for part in parts]
+    pairs: list[Any] = list(folds) if np.iterable(folds) else []
+    if not all(np.iterable(pair) and all(map(_is_rows, pair)) for pair in pairs or [0]):
+        raise TypeError(
+            "folds must be a number, or pairs of rows to train on and rows to score, such as "
+            f"StratifiedKFold(5).split(x, t) yields, got {folds!r:.60}"
+        )
     found = [
         tuple(np.asarray(check_rows(np.asarray(rows)[None], "folds", "1, rows", length))[0] for rows in pair)
-        for pair in folds
+        for pair in pairs
     ]
     if len(found) < 2 or any(len(pair) != 2 for pair in found):
         raise ValueError(
             f"folds must be two or more pairs of rows to train on and to score, got {len(found)}"
         )
     return [(train, score) for train, score in found]
+
+
+def _is_rows(rows: Any) -> bool:
+    if hasattr(rows, "ndim"):
+        return bool(rows.ndim == 1)
+    return np.iterable(rows) and not any(map(np.iterable, rows))
 
 
 def _copies(tree: PyTree, count: int) -> PyTree:
@@ -143,6 +157,7 @@ class Rung(NamedTuple):
     """A step of successive halving, and the networks that came to it."""
 
     steps: int
+    """That were taken, fewer than asked for where something ended the run."""
     networks: Int[np.ndarray, " networks"]
     values: Float[np.ndarray, " networks"]
     """The metric of each after these steps; NaN of one that diverged."""
@@ -177,8 +192,8 @@ def successive_halving(
     rungs: steps in all, increasing, such as (100, 200, 400). At each the share `keep` of the networks,
     rounded up, with the best value of `metric` on `part` goes on to the next; one that diverged comes last.
     Each ends where `fit` alone would take it, to float tolerance. max_networks: by default as many as come to
-    the last rung; where the numbers of all rungs are multiples of it, one program serves them all. Else as
-    `fit_many`.
+    the last rung; where the numbers of all rungs are multiples of it, one program serves them all. What ends
+    a rung early, such as a callback that returns "stop", ends it all there. Else as `fit_many`.
 
     Raises:
         ValueError, TypeError: as `fit_many`; rungs that do not increase, a share that is not between 0 and 1,
@@ -194,6 +209,8 @@ def successive_halving(
     """
     if alone := {"early_stopping", "resume", "steps", "epochs", "batches", "check"} & set(options):
         raise ValueError(f"options must be such as all rungs can have, got {', '.join(sorted(alone))}")
+    if not np.iterable(rungs):
+        raise TypeError(f"rungs must be increasing numbers of steps, got {rungs!r}")
     steps = [check_positive_int(rung, "rungs") for rung in rungs]
     if not steps or steps != sorted(set(steps)):
         raise ValueError(f"rungs must be one or more increasing numbers of steps, got {steps}")
@@ -232,9 +249,15 @@ def successive_halving(
             **options | shares | ({"key": None} if results else {}),
         )
         results.append(result)
-        values = getattr(result.history, part)[metric][:, -1]
-        found.append(Rung(rung, going, values))
+        curve = getattr(result.history, part)[metric]
+        if curve.ndim != 2:
+            raise ValueError(f"metric must be of a scalar, got {metric!r} of shape {list(curve.shape[2:])}")
+        values = curve[:, -1] if curve.shape[1] else np.full(count, np.nan)
+        done = int(np.max(result.state.step))
+        found.append(Rung(done, going, values))
         order = np.argsort(values if mode == "min" else -values, kind="stable")  # NaN comes last
+        if done < rung:  # a callback ended it, Ctrl-C, or all diverged
+            break
     return Halving(int(going[order[0]]), tuple(found), results[-1])
 
 
