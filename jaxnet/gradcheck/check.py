@@ -96,6 +96,11 @@ def check_gradients(
     >>> check_gradients(square, np.array([1.0, 2.0]), candidates={"by hand": lambda x: x}).leaves[0].cause
     'by hand is 0.5 times the gradient: a factor of 2 is missing'
     """
+    if candidates is not None and not isinstance(candidates, Mapping):
+        raise TypeError(f"candidates must be gradients by name, such as {{'mine': f}}, got {candidates!r}")
+    points = list(points)
+    if not all(isinstance(point, tuple) for point in points):
+        raise TypeError("points must be tuples of f's arguments, such as [(x,)], got others")
     candidates = {str(name): candidate for name, candidate in (candidates or {}).items()}
     _check_options(candidates, order, modes, rtol, noise)
     options = {"limit": limit, "seed": seed, "rtol": rtol, "noise": noise}
@@ -153,7 +158,7 @@ def _checked(
     excuse = any(rows.any() for rows in excusable)
     if not (excuse or (locate and (failing or _not_finite(problem)))):
         return report
-    located = _origins(problem)
+    located = _origins(problem, bool(failing) and not excuse)
     if excuse and located.checked and not located.origins:  # no rule is to blame
         reason = _OF_ITS_DISTRIBUTION if sampled else _OF_ITS_OWN
         rounds = [undecided_at(rows, found, reason) for rows, found in zip(excusable, rounds, strict=True)]
@@ -164,13 +169,14 @@ def _not_finite(problem: Problem) -> bool:
     return not all(finite.all() for finite in problem.output.finite)
 
 
-def _origins(problem: Problem) -> Located:
+def _origins(problem: Problem, is_wrong: bool) -> Located:
     assert problem.traced is not None
     types = [aval.dtype for aval in problem.traced.out_avals]
     weights = [jnp.asarray(np.asarray(w).astype(t)) for w, t in zip(problem.weights[0], types, strict=True)]
     try:
         with doing("where it arises"):
-            return find_origins(problem.traced, [jnp.asarray(leaf) for leaf in problem.leaves], weights)
+            leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
+            return find_origins(problem.traced, leaves, weights, is_wrong=is_wrong)
     except Exception as error:  # it runs the user's rules again: logged, and told beside the verdict
         _log.exception("jaxnet could not find where the gradient of %s goes wrong", problem.name)
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))

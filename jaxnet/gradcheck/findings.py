@@ -1,6 +1,7 @@
 """What a check found, from the verdicts on the elements: leaves, worst elements, causes, who disagrees."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,7 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
     if row in found.excused:
         slopes = sorted({f"{slope:.7g}" for slope in (estimate.low[row], estimate.high[row])})
         return f"at {path}, numerically {' and '.join(slopes)}, {found.excused[row]}"
-    if not np.isfinite(target.value):
+    if not np.isfinite(target.value) or (problem.output.scalar and not problem.output.finite[0].all()):
         return "f is not finite at the point itself"
     if estimate.status[row] == Status.JUMP:
         return f"f jumps at {path}, by {estimate.jump[row]:.4g}: it has no derivative there"
@@ -351,10 +352,8 @@ def gradient_report(
         else:
             summary = f"{summary}; f's values {listing(lost)} are not finite and were left out"
     if not known:
-        verdict, summary = (
-            worst_of([verdict, "inconclusive"]),
-            "nothing was compared: no gradient is available",
-        )
+        verdict, summary = "inconclusive", "nothing was compared: no gradient is available"
+        leaves = [replace(leaf, verdict="inconclusive") for leaf in leaves]
     text, origins = "", tuple[Origin, ...]()
     if located is not None:
         origins, text = located.origins, _located_text(located)
@@ -496,7 +495,9 @@ def _summary(names: dict[str, str], matrix: dict[str, dict[str, float]], leaves:
 
     if not failed:
         undecided = [leaf.path for leaf in leaves if leaf.verdict == "inconclusive"]
-        text = f"{listing(available)} agree to {max([0.0, *(max(r.values()) for r in matrix.values())]):.0e}"
+        most = max([0.0, *(max(r.values()) for r in matrix.values())])
+        apart = ", but at kinks" if any("at a kink" in note for leaf in leaves for note in leaf.notes) else ""
+        text = f"{listing(available)} agree to {most:.0e}{apart}"
         if not any(leaf.counts["pass"] for leaf in leaves):
             return f"the numerical estimate does not decide {listing(undecided)}"
         return f"the numerical estimate does not decide {listing(undecided)}; {text}" if undecided else text

@@ -27,6 +27,8 @@ _UNSUPPORTED = (  # what jax says of a mode of differentiation that a function d
     "differentiation rule",
     "Forward-mode differentiation",
     "reverse-mode",
+    "not supported",
+    "not implemented",
 )
 _TRIPS = 100_000  # of a while loop, which need not end where every operation is off by a rounding
 
@@ -87,6 +89,7 @@ def autodiff(problem: Problem, modes: Sequence[str], begun: Mapping[str, ClosedJ
         except refusals as error:
             lines = str(error).strip().splitlines() or [""]
             known = any(phrase in str(error) for phrase in _UNSUPPORTED)
+            known |= isinstance(error, NotImplementedError)
             if not known and problem.traced is not None:
                 raise
             reason = lines[0].split(". ")[0]
@@ -221,9 +224,8 @@ def _line(problem: Problem, relative: Any) -> list[np.ndarray]:
 
 
 def nearby(problem: Problem) -> list[Leaves]:
-    """Return points along a random line through the point, a few roundings of its type apart."""
-    types = [getattr(leaf, "dtype", float) for leaf in problem.leaves]
-    epsilon = np.repeat([float(jnp.finfo(dtype).eps) for dtype in types], problem.sizes)
+    """Return points along a random line, a few roundings of their type, or of f's narrowest, apart."""
+    epsilon = _epsilons(problem, [getattr(leaf, "dtype", float) for leaf in problem.leaves], problem.wide)
     return [problem.as_given(flat) for flat in _line(problem, 4 * epsilon)]
 
 

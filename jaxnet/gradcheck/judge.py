@@ -9,11 +9,12 @@ from jaxnet.gradcheck.estimate import Estimate, Status
 
 # A difference matters beyond so much of the element, by the epsilon of the type that computes it; of what is
 # run in float64 though written for another type, whose constants are rounded to it, beyond the second.
-_RTOL = {2.0**-52: (1e-7, 1e-7), 2.0**-23: (1e-3, 1e-4), 2.0**-10: (3e-2, 5e-3), 2.0**-7: (1e-1, 2e-2)}
+_RTOL = {2.0**-52: (1e-7, 1e-7), 2.0**-23: (1e-3, 1e-4), 2.0**-10: (3e-2, 5e-3), 2.0**-7: (1e-1, 5e-3)}
 _ROUNDINGS = 8.0  # times its measured noise may a gradient be off
 _RESOLUTION = 2e-3  # of an element: an error bar wider than that decides nothing, ...
 _LEAF_RESOLUTION = 1e-7  # ... but where it is no more than this of its leaf's largest
 _SMALLEST = 1e-290  # nothing, whatever it is compared with
+_FLUSHED = 2.0**-126  # float32's and bfloat16's smallest normal number: what is below it XLA makes 0
 _NATURAL = 1e-6  # of f's value over the element's size, or of its slopes beside: as good as nothing
 
 
@@ -54,14 +55,17 @@ def leaf_largest(found: Estimate, leaf_of: Int[np.ndarray, " n"], leaves: int) -
 
 
 def resolved(
-    found: Estimate, largest: Float[np.ndarray, " n"], natural: Float[np.ndarray, " n"]
+    found: Estimate,
+    largest: Float[np.ndarray, " n"],
+    natural: Float[np.ndarray, " n"],
+    rtol: float | None = None,
 ) -> Bool[np.ndarray, " n"]:
-    """Return where an estimate decides: where an error of 2 % would be seen.
+    """Return where an estimate decides: where an error of 2 % would be seen, or of four times a larger rtol.
 
     natural: f's value over each element's size.
     """
     size = np.abs(np.nan_to_num(found.value))
-    fine = found.error <= np.maximum(_RESOLUTION * size, _LEAF_RESOLUTION * largest)
+    fine = found.error <= np.maximum(max(_RESOLUTION, (rtol or 0) / 4) * size, _LEAF_RESOLUTION * largest)
     nothing = (size <= found.error) & (found.error <= _NATURAL * np.maximum(natural, found.slope))
     result: np.ndarray = (
         (fine | nothing | (found.error < _SMALLEST))
@@ -84,6 +88,11 @@ def tolerance(
     size = np.maximum(np.abs(np.nan_to_num(found.low)), np.abs(np.nan_to_num(found.high)))
     error = found.error + _ROUNDINGS * noise
     return Tolerance(error, rtol * np.where(size <= error, largest, size))
+
+
+def flushed(epsilon: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return what numbers of types of some epsilon lose where they are flushed to zero."""
+    return np.where(epsilon > 1e-15, _FLUSHED, 0.0)
 
 
 def distance(values: Float[np.ndarray, " n"], found: Estimate) -> Float[np.ndarray, " n"]:

@@ -477,7 +477,10 @@ class _Walk(Regions):
         others = [p for n, p in enumerate(self.join_beside(operands, axis)) if n != axis]
         joined = (*others[:axis], None, *others[axis:])
         finds = (self.at, self.change, self.error) if self.follows(operands) else (self.at, self.change)
-        parts = [evaluate(eqn, [find(operand, joined) for operand in operands])[0] for find in finds]
+        given = [[find(operand, joined) for operand in operands] for find in finds]
+        if len(given) > 2:  # errors are sizes, of complex numbers too
+            given[2] = [jnp.abs(error) for error in given[2]]
+        parts = [evaluate(eqn, some)[0] for some in given]
         return [Patch(joined, parts[0], parts[1], parts[2] if len(parts) > 2 else None)]
 
     def dot_general(self, eqn: Any, operands: list[Value], bases: list[Any]) -> list[Patch]:

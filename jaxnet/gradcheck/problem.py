@@ -368,6 +368,8 @@ def _check_leaves(
             if isinstance(leaf, (int, np.ndarray, np.generic, Array)):
                 got = getattr(leaf, "dtype", type(leaf).__name__)
                 name = names[n] + jax.tree_util.keystr(where)
+                if np.size(leaf) == 0:
+                    raise ValueError(f"{name} must have elements to be differentiated, got {np.shape(leaf)}")
                 raise TypeError(f"{name} must be floating-point to be differentiated, got {got}")
     raise ValueError("there must be at least one number to differentiate by, got none")
 

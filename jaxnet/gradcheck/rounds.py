@@ -30,14 +30,19 @@ from jaxnet.gradcheck.widen import hoisted
 
 LIMIT = 10_000  # elements that are all looked at, one by one, ...
 _CHEAP_LIMIT = 100_000  # ... or these, where that is no more work than so many evaluations of f
-_SAMPLE = 2_000  # elements of a larger pytree
+_SAMPLE = 2_000  # elements of a larger pytree; fewer, ...
+_BUDGET, _FEWEST = 1e9, 16  # ... where one evaluation for each would be more than so many operations
 _FORWARD_SAMPLE = 256  # elements
 _COMPLEX_SAMPLE = 256  # elements, and all that the central difference does not decide
 _LARGE = 300  # equations, from which on the complex step is taken only where it is needed
+_SLIGHT = 1e-2  # of its leaf's largest: a smaller element says nothing of how good an approximation f is
 _WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
+_COARSE, _MOST_ROUNDING = 1e-6, 32.0  # epsilon of half precision; so many, of a leaf's largest, are rounding
+_CONSTANTS = 2.0**-4  # epsilon, of a leaf's largest: by so much rounded constants of a rule take it off
 _NOTHING = 1e-12  # a difference that may be the rounding of a 1, whatever the leaf's size
 _TIED, _BESIDE = 2.0**-28, 16  # how far beside a tie, relative to each element, and points there
-_RUN_ON = (1, 8)  # more trips of loops that iterate until it is good enough
+_ROUNDINGS_BESIDE, _WIDEST_TIE = 16, 2.0**-19  # of a gradient's own type, up to float32's: so far does it see
+_RUN_ON = (1, 4, 8)  # more trips of loops that iterate until it is good enough
 
 
 def projected(problem: Problem, weights: Leaves) -> Target:
@@ -124,7 +129,7 @@ def examine(
         cheap = total <= _CHEAP_LIMIT and first.work <= LIMIT
         limit = total if cheap else LIMIT
     exhaustive = total <= limit
-    index = np.arange(total) if exhaustive else _sample(problem, gradients, limit, seed)
+    index = np.arange(total) if exhaustive else _sample(problem, gradients, _affordable(first, limit), seed)
     directions = [] if exhaustive else random_directions(problem, first, seed)
     slopes: list[Any] = []
     for number, gradient in enumerate(gradients):
@@ -147,10 +152,18 @@ def examine(
     return rounds, gradients
 
 
-def _sample(problem: Problem, gradients: list[Gradient], limit: int, seed: int) -> np.ndarray:
+def _affordable(target: Target, limit: int) -> int:
+    """Return how many elements to look at: of a function that takes long, few."""
+    if target.jaxpr is None:
+        return min(_SAMPLE, limit)
+    each = target.cost.operations * target.work / target.flat.size
+    return int(max(min(_SAMPLE, limit, _BUDGET / max(each, 1.0)), _FEWEST))
+
+
+def _sample(problem: Problem, gradients: list[Gradient], count: int, seed: int) -> np.ndarray:
     """Return the elements of a large pytree to look at: random ones, and those in dispute."""
     rng = np.random.default_rng(seed)
-    quota = max(1, min(_SAMPLE, limit) // len(problem.sizes))
+    quota = max(1, count // len(problem.sizes))
     known = [g for g in gradients if g.unavailable is None and (g.wide or g.own)]
     chosen = []
     for start, size in zip(problem.starts, problem.sizes, strict=False):
@@ -187,7 +200,7 @@ def _round(
         return result
 
     def decided(found: Estimate) -> np.ndarray:
-        return judge.resolved(found, largest(found), natural)
+        return judge.resolved(found, largest(found), natural, rtol)
 
     def unsettled(found: Estimate) -> np.ndarray:
         result: np.ndarray = ~decided(found) | (wrong(found) & ~found.confirmed)
@@ -233,10 +246,12 @@ def _round(
         size = np.abs(found.value)
         if spread.any():
             # What is so much off in one element is in the others, where it happens not to show.
-            approximate = float(np.max(spread / np.where(size[rows] > 0, size[rows], np.inf)))
+            of = np.maximum(size[rows], _SLIGHT * largest(found)[rows])
+            approximate = float(np.max(spread / np.where(of > 0, of, np.inf)))
             # A gradient that is solved for to a tolerance of its own is off by more than f, if by little.
             loose = max(approximate, min(16 * approximate, 1e-3))
-            error = np.where(np.isin(np.arange(len(index)), rows), loose * size, 0.0)
+            error = np.zeros(len(index))
+            error[rows] = np.maximum(loose * size[rows], spread)
             found = found._replace(error=found.error + error)
     rows = np.flatnonzero(wrong(found) & ~_confirmed(known, found, index, number, values))
     if rows.size and target.jaxpr is not None:
@@ -247,13 +262,18 @@ def _round(
         found = found._replace(error=error)
     rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
     if rows.size and target.jaxpr is not None:
-        found = judge.merged(found, _tied(target, index[rows], Estimate(*(c[rows] for c in found))), rows)
+        own = [g.epsilon[index[rows]].max() for g in known if g.own and g.epsilon is not None]
+        beside = min(max(_TIED, *(_ROUNDINGS_BESIDE * epsilon for epsilon in own), 0.0), _WIDEST_TIE)
+        tied = _tied(target, index[rows], Estimate(*(column[rows] for column in found)), beside)
+        found = judge.merged(found, tied, rows)
     rows = np.flatnonzero(wrong(found))
     if rows.size:
         lost = rows[_undersampled(target, known, found, index, rows, number)]
         found = found._replace(error=np.where(np.isin(np.arange(len(index)), lost), np.inf, found.error))
     known = [_remeasured(g, found, index, number, rtol, largest(found), natural) for g in known]
-    if not all(finite.all() for finite in problem.output.finite):
+    if problem.output.scalar and not problem.output.finite[0].all():
+        found = found._replace(error=np.full(len(index), np.inf))
+    elif not all(finite.all() for finite in problem.output.finite):
         # What leads to the outputs that were left out alone may be anything.
         found = found._replace(
             error=np.where((found.value == 0) & _not_finite(known, index, number), np.inf, found.error)
@@ -302,9 +322,16 @@ def _remeasured(
     bad = failures(found, gradient, index, number, rtol, largest)[0]
     apart = judge.distance(gradient.best(number)[index], found)
     near = (apart < 1e-6 * np.maximum(largest, natural)) | (apart < _NOTHING)
-    if gradient.rounding is None or not (bad & near).any():
+    if gradient.rounding is None or gradient.epsilon is None:
+        return gradient
+    coarse = gradient.epsilon > _COARSE
+    if gradient.own is not None:  # of bfloat16, all that is summed up counts
+        apart = judge.distance(gradient.own[number][index], found)
+        near |= coarse[index] & (apart < _MOST_ROUNDING * gradient.epsilon[index] * largest)
+    if not (bad & near).any():
         return gradient
     rounding = gradient.rounding(number)
+    rounding = np.where(coarse, rounding * gradient.epsilon / 2.0**-52, rounding)
     noise = rounding if gradient.noise is None else np.fmax(gradient.noise, rounding)
     return gradient._replace(noise=noise)
 
@@ -341,10 +368,14 @@ def failures(
     if gradient.own is not None:
         rounding = np.maximum(noise, epsilon * np.abs(np.nan_to_num(found.value)))
         allowed = judge.tolerance(found, rounding, judge.rtol_of(epsilon, rtol, wide=False), largest).allowed
+        allowed = allowed + judge.flushed(epsilon)
         wrong |= judge.failed(gradient.own[number][index], found, allowed)
     if gradient.wide:
         narrow = judge.rtol_of(epsilon, rtol, wide=True)
+        if gradient.own is not None:  # half precision's noise is not that of the same rule in float64
+            noise = np.where(epsilon > _COARSE, 0.0, noise)
         allowed_wide = judge.tolerance(found, noise, narrow, largest).allowed
+        allowed_wide = allowed_wide + np.where(epsilon > 1e-15, _CONSTANTS * epsilon * largest, 0.0)
         values = gradient.wide[number][index]
         wrong |= judge.failed(values, found, allowed_wide)
     if gradient.looked is not None:
@@ -431,15 +462,18 @@ def _approximation(target: Target, index: np.ndarray, step: np.ndarray) -> np.nd
         return result
 
     plain = slopes(target)
-    run_on = np.max([np.abs(slopes(target.run_on(extra)) - plain) for extra in _RUN_ON], axis=0)
+    found = [slopes(target.run_on(extra)) for extra in _RUN_ON]
+    # What iterates until it is good enough hardly changes any more; what goes on in time, more and more.
+    settles = np.abs(found[2] - found[1]) <= np.abs(found[1] - plain)
+    run_on = np.where(settles, np.max(np.abs(np.stack(found) - plain), axis=0) / 2, 0.0)
     # What decides by numbers how far it goes is a little ragged; over wide steps that evens out.
     size = scales(target.flat, target.sizes)[index]
     ragged = np.full(len(index), np.inf)
     for level in _WIDE:
         steps = (size * 2.0**-level)[:, None] * HALVINGS
-        found = table(target, index, np.arange(len(index)), x[:, None], steps)
-        crossed = ~found.inside.all(axis=0)
-        ragged = np.fmin(ragged, np.where(crossed, np.abs(found.plain - plain), np.inf))
+        beside = table(target, index, np.arange(len(index)), x[:, None], steps)
+        crossed = ~beside.inside.all(axis=0)
+        ragged = np.fmin(ragged, np.where(crossed, np.abs(beside.plain - plain), np.inf))
     apart = np.fmax(*(np.where(some < 0.01 * np.abs(plain), some, 0.0) for some in (run_on, ragged)))
     return np.where(np.isfinite(apart), 4 * apart, 0.0)
 
@@ -466,19 +500,19 @@ def _undersampled(
     return result
 
 
-def _tied(target: Target, index: np.ndarray, found: Estimate) -> Estimate:
+def _tied(target: Target, index: np.ndarray, found: Estimate, distance: float) -> Estimate:
     """Return an estimate with the slopes beside the point among the right ones, where f's pieces meet there.
 
     Where several elements tie, as the equal ones of a median, each may have no slope by itself, though the
     gradients beside the point have; what is between those is right (F. H. Clarke, Optimization and Nonsmooth
-    Analysis, 1983).
+    Analysis, 1983). distance: of the points beside, relative to each element.
     """
     rng, scale = np.random.default_rng(0), scales(target.flat, target.sizes)
-    step = scale[index] * _TIED / 256
+    step = scale[index] * distance / 256
     low, high, meet = found.low.copy(), found.high.copy(), False
     for _ in range(_BESIDE):
         there = target.moved(
-            np.clip(target.flat + _TIED * scale * rng.normal(size=scale.size), *target.bounds)
+            np.clip(target.flat + distance * scale * rng.normal(size=scale.size), *target.bounds)
         )
         x = there.flat[index]
         ends = there.elements(index, np.stack([x + step, x - step], axis=1))

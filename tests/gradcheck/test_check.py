@@ -199,6 +199,9 @@ def counting():
         (square, (), {}, ValueError, r"argnums must be in 0..-1 for 0 arguments, got 0"),
         (square, (np.ones(2),), {"argnums": 1}, ValueError, "argnums must be in 0..0 for 1 arguments, got 1"),
         (square, ({},), {}, ValueError, "at least one number to differentiate by, got none"),
+        (square, (np.ones(0),), {}, ValueError, r"x must have elements to be differentiated, got \(0,\)"),
+        (square, (np.ones(2),), {"candidates": square}, TypeError, "gradients by name, such as"),
+        (square, (np.ones(2),), {"points": [np.ones(2)]}, TypeError, "points must be tuples of f's arg"),
         (square, (np.arange(3),), {}, TypeError, "x must be floating-point .* got int64"),
         (square, (np.array([1.0, np.nan]),), {}, ValueError, "x must be finite, got NaN"),
         (lambda x: None, (1.0,), {}, TypeError, "must return floating-point numbers, got None"),
@@ -318,7 +321,7 @@ def test_a_search_for_the_cause_that_fails_is_told_and_costs_no_verdict(monkeypa
     wrong = jax.custom_vjp(jnp.sin)
     wrong.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (1.1 * g * jnp.cos(x),))
 
-    def failing(*args):
+    def failing(*args, is_wrong):
         raise KeyError("lost")
 
     monkeypatch.setattr("jaxnet.gradcheck.check.find_origins", failing)

@@ -128,6 +128,10 @@ def test_leaves_that_are_not_floating_point_are_left_alone():
 
 
 def test_arguments_without_a_floating_point_number_are_refused():
+    with pytest.raises(ValueError, match=r"argnums must be in 0\.\.0 for 1 arguments, got 2"):
+        locate(jnp.sum, X, argnums=2)
+    with pytest.raises(ValueError, match=r"argnums must be in 0\.\.-1 for 0 arguments, got 0"):
+        locate(lambda: 1.0)
     with pytest.raises(ValueError, match="floating-point number in argnums, got none in 1"):
         locate(lambda x, n: x * n, 1.0, 3, argnums=1)
 

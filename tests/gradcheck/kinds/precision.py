@@ -1,0 +1,168 @@
+"""Half precision, the ends of a type, kinks within a rounding, and functions good to a tolerance only."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.ode import odeint
+from jax.scipy.special import betainc, logsumexp
+
+from kinds.catalogue import check, f32, kind, normal, scaled
+
+HALF = "half precision inside"
+END = "the ends of a type"
+ROUNDED_KINK = "a kink within a rounding"
+TOLERANCE = "good to a tolerance only"
+REFUSED = "jax refuses the derivative"
+SUMS = "every element in every sum"
+
+
+def half(x):
+    return x.astype(jnp.bfloat16)
+
+
+def product(x, w):
+    return (half(x) @ half(w)).astype(x.dtype)
+
+
+def layers(p, x):
+    return jnp.mean((jax.nn.relu(product(x, p["w"])) @ p["v"]) ** 2)
+
+
+@kind(HALF, "pass")
+def relu_layer_in_half_precision():
+    p = {"w": f32(*normal(64)).reshape(8, 8) * np.float32(0.3), "v": f32(*normal(8, seed=1))}
+    return check(layers, p, f32(*normal(32, seed=2)).reshape(4, 8))
+
+
+def squares(w, x):
+    return jnp.mean(jnp.tanh(product(x, w)) ** 2)
+
+
+ARGS = f32(*normal(36)).reshape(6, 6) * np.float32(0.4), f32(*normal(18, seed=1)).reshape(3, 6)
+
+
+@kind(HALF, "fail", "by hand")
+def candidate_a_hundredth_too_large_in_half_precision():
+    return check(squares, *ARGS, candidates={"by hand": lambda w, x: 1.01 * jax.grad(squares)(w, x)})
+
+
+@kind(HALF, "fail", "arises in custom_vjp_call", "precision.py")
+def rule_of_a_product_in_half_precision():
+    rule = scaled(product, 1.1)
+    return check(lambda w, x: jnp.mean(jnp.tanh(rule(x, w)) ** 2), *ARGS)
+
+
+@kind(HALF, "pass")
+def exact_gelu_in_half_precision():
+    return check(lambda w, x: (jax.nn.gelu(product(x, w), approximate=False) ** 2).sum(), *ARGS)
+
+
+@kind(HALF, "pass")
+def rules_with_constants_in_half_precision():
+    def f(w, x):
+        return (jax.nn.gelu(half(x) @ half(w), approximate=False) ** 2).astype(x.dtype).sum()
+
+    return check(f, *ARGS)
+
+
+@kind(END, "pass")
+def a_saturated_unit_whose_slope_is_no_normal_number():
+    return check(lambda x: jax.nn.sigmoid(x).sum(), f32(-95, 0.1))
+
+
+@kind(END, "pass")
+def a_radial_basis_so_far_away_that_it_is_flushed():
+    return check(lambda x: jnp.exp(-(x**2)).sum(), f32(9.6, 0.1))
+
+
+@kind(END, "inconclusive", "f is not finite at the point itself", "arises in integer_pow", never=("FAIL",))
+def a_square_beyond_float32():
+    return check(lambda x: jnp.sqrt((x**2).sum()), f32(1e20, 2e20))
+
+
+@kind(ROUNDED_KINK, "pass", "at a kink")
+def a_grid_point_that_only_float32_hits():
+    values = jnp.asarray(np.random.default_rng(0).random(12), jnp.float32)
+
+    def f(shift):
+        positions = jnp.arange(12, dtype=shift.dtype) * 0.9 + shift
+        return (jax.scipy.ndimage.map_coordinates(values, [positions], 1, "nearest") ** 2).sum()
+
+    return check(f, np.float32(0.5))
+
+
+def prey(p):
+    def rate(y, t, p):
+        return jnp.stack([p[0] * y[0] - p[1] * y[0] * y[1], p[2] * y[0] * y[1] - p[3] * y[1]])
+
+    found = odeint(rate, jnp.array([2.0, 1.0], p.dtype), jnp.linspace(0, 5, 6, dtype=p.dtype), p)
+    return (jnp.log(found) ** 2).mean()
+
+
+@kind(TOLERANCE, "fail", "small", "large")
+def adaptive_steps_beside_a_candidate_that_is_far_off():
+    p, candidates = np.array([1.1, 0.4, 0.1, 0.4]), {"small": 1.005, "large": -1.0}
+    with jax.enable_x64(True):
+        slope = jax.grad(prey)
+        given = {name: lambda p, k=k: k * slope(p) for name, k in candidates.items()}
+        report = check(prey, p, candidates=given)
+    assert report.leaves[0].failed == ["small", "large"], str(report)
+    return report
+
+
+def transported(c):
+    a, b = jnp.log(1 / 6), jnp.log(1 / 7)
+
+    def step(state):
+        f, g, n, _ = state
+        new = 0.2 * (a - logsumexp((g - c) / 0.2, 1))
+        return new, 0.2 * (b - logsumexp((new[:, None] - c) / 0.2, 0)), n + 1, jnp.abs(new - f).max()
+
+    start = jnp.zeros(6, c.dtype), jnp.zeros(7, c.dtype), 0, jnp.ones((), c.dtype)
+    f, g, *_ = lax.while_loop(lambda state: (state[3] > 1e-10) & (state[2] < 500), step, start)
+    return f, g
+
+
+@kind(TOLERANCE, "fail", "arises in custom_vjp_call `cost`", "precision.py")
+def rule_of_a_solver_two_hundredths_off():
+    @jax.custom_vjp
+    def cost(c):
+        f, g = transported(c)
+        return f.mean() + g.mean()
+
+    def forward(c):
+        f, g = transported(c)
+        return f.mean() + g.mean(), jnp.exp((f[:, None] + g - c) / 0.2)
+
+    cost.defvjp(forward, lambda plan, g: (1.02 * g * plan,))
+    with jax.enable_x64(True):
+        return check(lambda c: cost(c), np.random.default_rng(0).random((6, 7)))
+
+
+@kind(REFUSED, "fail", "by hand", "not available: Betainc gradient")
+def beta_integral_by_its_parameter():
+    return check(lambda a: betainc(a, 1.7, 0.4), np.float32(2.3), candidates={"by hand": np.float32(-0.1)})
+
+
+@kind(REFUSED, "fail", "arises in custom_vjp_call")
+def complex_numbers_put_beside_each_other():
+    def state(t):
+        return jnp.abs(jnp.array([jnp.cos(t[0]), -1j * jnp.sin(t[1])]) @ jnp.array([1.0, 2.0]))
+
+    rule = scaled(state)
+    return check(lambda t: rule(t), f32(0.3, -0.7))
+
+
+@kind(SUMS, "fail", "random directions")
+def a_large_matrix_times_itself():
+    square = scaled(lambda w: w @ w, 1.001)
+    with jax.enable_x64(True):
+        return check(lambda w: jnp.mean(jnp.tanh(square(w)) ** 2), normal(120, 120) / 11)
+
+
+@kind("noise that is declared", "pass")
+def a_tolerance_wider_than_the_noise():
+    rng = np.random.default_rng(0)
+    options = {"candidates": {"by hand": lambda x: 2 * x}, "noise": 1e-5, "rtol": 0.01}
+    return check(lambda x: float((x**2).sum() * (1 + 1e-6 * rng.normal())), np.array([1.0, 2.0]), **options)
