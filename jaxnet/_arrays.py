@@ -1,4 +1,4 @@
-"""The one door from a user's examples to arrays."""
+"""The one door from a user's examples and keys to arrays."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Key, Shaped
 
 Host = np.ndarray[Any, np.dtype[Any]]
+AnyKey = Shaped[ArrayLike, "..."] | None  # of jax.random.key or PRNGKey, or a seed
 
 
 def as_pair(examples: object, name: str) -> tuple[Array | Host, Array | Host]:
@@ -59,3 +62,15 @@ def _as_array(leaf: Any) -> Array | Host:
 def _kinds(examples: Any) -> list[str]:
     kinds = [(type(part).__name__, getattr(part, "dtype", None)) for part in examples]
     return [name if dtype is None else f"{name} of {dtype}" for name, dtype in kinds]
+
+
+def as_key(key: AnyKey) -> Key[Array, "..."]:
+    """Return the key that is meant: a key as it is, one of `jax.random.PRNGKey`, a seed, or of seed 0."""
+    if key is None or (isinstance(key, (int, np.integer)) and not isinstance(key, bool)):
+        return jax.random.key(0 if key is None else key)
+    if isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, (Array, np.ndarray)) and key.dtype == jnp.uint32:
+        result: Array = jax.random.wrap_key_data(jnp.asarray(key))
+        return result
+    raise TypeError(f"key must be of jax.random.key or PRNGKey, or a seed, got {key!r}")

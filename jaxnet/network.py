@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Float, Num, PRNGKeyArray
+from jaxtyping import Float, Num
 
 from jaxnet import differentiation
+from jaxnet._arrays import AnyKey, as_key
 from jaxnet._names import ActivationName as ActivationName
 from jaxnet.activations import ACTIVATIONS, Activation, _as_float, softmax
 from jaxnet.losses import Targets, softmax_cross_entropy, target_distribution, weight_shares
@@ -33,7 +34,7 @@ Params = tuple[Dense, ...]
 
 
 def init(
-    key: PRNGKeyArray,
+    key: AnyKey,
     sizes: Sequence[int],
     *,
     weight_std: int | float | None = 0.01,
@@ -42,9 +43,9 @@ def init(
 ) -> Params:
     """Return fresh parameters: weights `weight_std` × standard normal, biases zero.
 
-    sizes: units of each layer, input first; `(784, 50, 10)` is the source's network (4.3), and `(2, 3)` with
-    `bias=False` and `weight_std=1` its SimpleNet (4.2). `weight_std=None` takes `1 / sqrt(inputs)` of each
-    layer, with which deep networks learn too.
+    key: of `jax.random.key`, or a seed. sizes: units of each layer, input first; `(784, 50, 10)` is the
+    source's network (4.3), and `(2, 3)` with `bias=False` and `weight_std=1` its SimpleNet (4.2).
+    `weight_std=None` takes `1 / sqrt(inputs)` of each layer, with which deep networks learn too.
 
     Raises:
         ValueError: fewer than two sizes, one that is not a positive integer, or a weight_std that is negative
@@ -70,7 +71,7 @@ def init(
             jnp.zeros(outputs, dtype) if bias else None,
         )
         for layer_key, inputs, outputs in zip(
-            jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True
+            jax.random.split(as_key(key), len(sizes) - 1), sizes[:-1], sizes[1:], strict=True
         )
     )
 

@@ -289,6 +289,8 @@ def test_lookahead_trains_as_in_a_plain_loop():
     )
     for one, other in zip(jax.tree.leaves(result.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(TypeError, match=r"optax\.LookaheadParams\.init_synced"):
+        fit(optimizer=optimizer())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import jaxnet
 from jaxnet import network
 from jaxnet.network import Dense
+from tests.helpers import assert_same_bits
 
 KEY = jax.random.key(0)
 PARAMS = network.init(KEY, (4, 3, 2))
@@ -69,11 +70,23 @@ def test_accuracy_is_the_exact_share_also_compiled():
         ((4, 2), {"weight_std": -1}, ValueError, "weight_std must be finite and not negative, got -1"),
         ((4, 2), {"weight_std": float("nan")}, ValueError, "weight_std must be finite"),
         ((4, 2), {"dtype": int}, TypeError, "dtype must be a floating-point type, got int32"),
+        (
+            (4, 2),
+            {"key": "seed"},
+            TypeError,
+            "key must be of .*, or a seed, got 'seed'",
+        ),
     ],
 )
 def test_bad_init(unchecked, sizes, options, error, message):
     with pytest.raises(error, match=message):
-        network.init(KEY, sizes, **options)
+        network.init(**{"key": KEY, "sizes": sizes} | options)
+
+
+def test_a_seed_is_a_key():
+    expected = network.init(jax.random.key(7), (4, 2))
+    for key in (7, jax.random.PRNGKey(7)):
+        assert_same_bits(network.init(key, (4, 2)), expected)
 
 
 @pytest.mark.parametrize("function", [network.loss, network.accuracy, network.backprop])

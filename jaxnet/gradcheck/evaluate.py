@@ -31,6 +31,7 @@ _FOLLOWED = (
     500  # equations, beyond which changes are not followed through a function: compiling takes too long
 )
 _FEW = 1e7  # operations, which take less time than it takes to optimize a program
+_WHILE = 30  # trips of a loop that says how far it goes only as it runs, about
 _STEPS = 30  # evaluations that an element gets, about
 _KEPT = 128  # compiled programs
 _FOREVER = 2**31 - 1
@@ -471,15 +472,16 @@ class _Cost(NamedTuple):
 def _survey(jaxpr: Any) -> _Cost:
     total, operations, equations = 0, 0.0, len(jaxpr.eqns)
     for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
         for var in eqn.outvars:
             size = float(np.prod(getattr(var.aval, "shape", ()), dtype=float))
             total += int(size) * getattr(getattr(var.aval, "dtype", None), "itemsize", 8)
-            if eqn.primitive.name == "dot_general":
+            if name == "dot_general":
                 (axes, _), _ = eqn.params["dimension_numbers"]
                 size *= np.prod([eqn.invars[0].aval.shape[axis] for axis in axes])
             operations += size
         for cost in (_survey(inner.jaxpr) for inner in inside(eqn)):
             total += cost.bytes
-            operations += cost.operations * eqn.params.get("length", 1)
+            operations += cost.operations * eqn.params.get("length", _WHILE if name == "while" else 1)
             equations += cost.equations
     return _Cost(total, operations, equations)

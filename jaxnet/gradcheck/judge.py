@@ -59,13 +59,16 @@ def resolved(
     largest: Float[np.ndarray, " n"],
     natural: Float[np.ndarray, " n"],
     rtol: float | None = None,
+    spread: float | Float[np.ndarray, " n"] = 0.0,
 ) -> Bool[np.ndarray, " n"]:
     """Return where an estimate decides: where an error of 2 % would be seen, or of four times a larger rtol.
 
-    natural: f's value over each element's size.
+    natural: f's value over each element's size. spread: what of the error is f's own as an approximation, of
+    which only the leaf's larger elements can show much.
     """
     size = np.abs(np.nan_to_num(found.value))
-    fine = found.error <= np.maximum(max(_RESOLUTION, (rtol or 0) / 4) * size, _LEAF_RESOLUTION * largest)
+    error = found.error - np.where(spread <= _RESOLUTION * largest, spread, 0.0)
+    fine = error <= np.maximum(max(_RESOLUTION, (rtol or 0) / 4) * size, _LEAF_RESOLUTION * largest)
     nothing = (size <= found.error) & (found.error <= _NATURAL * np.maximum(natural, found.slope))
     result: np.ndarray = (
         (fine | nothing | (found.error < _SMALLEST))

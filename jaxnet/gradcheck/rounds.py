@@ -189,7 +189,7 @@ def _round(
     leaves = len(problem.sizes)
     natural = abs(target.value) / scales(target.flat, target.sizes)[index]
     known = [g for g in gradients if g.unavailable is None and (g.wide or g.own)]
-    blur = noise * abs(target.value)
+    blur, loosened = noise * abs(target.value), np.zeros(len(index))
 
     def largest(found: Estimate) -> np.ndarray:
         return judge.leaf_largest(found, leaf_of, leaves)
@@ -200,7 +200,7 @@ def _round(
         return result
 
     def decided(found: Estimate) -> np.ndarray:
-        return judge.resolved(found, largest(found), natural, rtol)
+        return judge.resolved(found, largest(found), natural, rtol, loosened)
 
     def unsettled(found: Estimate) -> np.ndarray:
         result: np.ndarray = ~decided(found) | (wrong(found) & ~found.confirmed)
@@ -250,9 +250,8 @@ def _round(
             approximate = float(np.max(spread / np.where(of > 0, of, np.inf)))
             # A gradient that is solved for to a tolerance of its own is off by more than f, if by little.
             loose = max(approximate, min(16 * approximate, 1e-3))
-            error = np.zeros(len(index))
-            error[rows] = np.maximum(loose * size[rows], spread)
-            found = found._replace(error=found.error + error)
+            loosened[rows] = np.maximum(loose * size[rows], spread)
+            found = found._replace(error=found.error + loosened)
     rows = np.flatnonzero(wrong(found) & ~_confirmed(known, found, index, number, values))
     if rows.size and target.jaxpr is not None:
         # Where f rounds to the same number everywhere, its differences do not show how far off they are.

@@ -12,8 +12,10 @@ import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int, Key, Num, PRNGKeyArray, Shaped
+from jaxtyping import Float, Int, Key, Num, PRNGKeyArray
 
+from jaxnet._arrays import AnyKey as AnyKey
+from jaxnet._arrays import as_key as as_key
 from jaxnet._names import BATCH_SIZE as BATCH_SIZE
 from jaxnet._names import LEARNING_RATE as LEARNING_RATE
 from jaxnet._names import STEPS as STEPS
@@ -24,7 +26,6 @@ from jaxnet.training.turned import turned_products
 PyTree = Any
 Loss = Callable[..., Any]
 Metric = Callable[..., Any]
-AnyKey = Shaped[ArrayLike, "..."] | None  # of jax.random.key or PRNGKey, or a seed
 
 GRADIENT_NORM = "gradient_norm"
 
@@ -315,18 +316,6 @@ def default_optimizer() -> optax.GradientTransformation:
     return optax.sgd(LEARNING_RATE)
 
 
-def as_key(key: AnyKey) -> Key[Array, "..."]:
-    """Return the key that is meant: a key as it is, one of `jax.random.PRNGKey`, a seed, or of seed 0."""
-    if key is None or (isinstance(key, (int, np.integer)) and not isinstance(key, bool)):
-        return jax.random.key(0 if key is None else key)
-    if isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    if isinstance(key, (Array, np.ndarray)) and key.dtype == jnp.uint32:
-        result: Array = jax.random.wrap_key_data(jnp.asarray(key))
-        return result
-    raise TypeError(f"key must be of jax.random.key or PRNGKey, or a seed, got {key!r}")
-
-
 def init_state(
     params: PyTree,
     optimizer: optax.GradientTransformation | None = None,
@@ -395,6 +384,11 @@ def update(
         except TypeError as error:
             if not extra or "keyword argument" not in str(error):
                 raise
+        except AttributeError as error:
+            if "fast" not in str(error):
+                raise
+            needs = "optax.lookahead takes optax.LookaheadParams.init_synced(params)"
+            raise TypeError(f"params must be such as the optimizer takes: {needs}") from None
     params = with_trained(optax.apply_updates(free, updates), state.params)
     return TrainState(params, opt_state, state.step + 1, state.key, model_state), value, aux, grads
 

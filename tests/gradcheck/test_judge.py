@@ -89,6 +89,16 @@ def test_what_is_resolved_would_show_an_error_of_two_percent():
     assert not judge.resolved(estimate(1.0, 1e-9, status=Status.JUMP), np.ones(1), natural[:1])[0]
 
 
+def test_a_wide_rtol_and_what_f_is_an_approximation_by_decide_more():
+    found, natural = estimate(1e-2, 2e-4), np.zeros(1)
+    assert not judge.resolved(found, np.ones(1), natural)[0]
+    assert not judge.resolved(found, np.ones(1), natural, 0.01)[0]
+    assert judge.resolved(found, np.ones(1), natural, 0.1)[0]
+    spread = np.array([1.9e-4])
+    assert judge.resolved(found, np.ones(1), natural, spread=spread)[0]
+    assert not judge.resolved(found, np.full(1, 1e-2), natural, spread=spread)[0]
+
+
 def test_the_largest_of_a_leaf_is_of_what_is_known_to_be_there():
     found = estimate([1.0, 1e14, 2.0, 7.0], [1e-9, 1e14, 1e-9, 1e-9])
     assert judge.leaf_largest(found, np.array([0, 0, 0, 1]), 2).tolist() == [2, 2, 2, 7]

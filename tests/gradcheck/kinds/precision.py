@@ -140,6 +140,38 @@ def rule_of_a_solver_two_hundredths_off():
         return check(lambda c: cost(c), np.random.default_rng(0).random((6, 7)))
 
 
+@kind(TOLERANCE, "pass")
+def layer_in_equilibrium_by_its_implicit_rule():
+    def cell(w, x, z):
+        return jnp.tanh(w @ z + x)
+
+    def settled(step, z):
+        def going(state):
+            return (jnp.linalg.norm(state[0] - state[1]) > 1e-6) & (state[2] < 300)
+
+        state = z, step(z), 0
+        return lax.while_loop(going, lambda s: (s[1], step(s[1]), s[2] + 1), state)[1]
+
+    @jax.custom_vjp
+    def layer(w, x):
+        return settled(lambda z: cell(w, x, z), jnp.zeros_like(x))
+
+    def forward(w, x):
+        z = layer(w, x)
+        return z, (w, x, z)
+
+    def backward(kept, g):
+        w, x, z = kept
+        back = jax.vjp(lambda z: cell(w, x, z), z)[1]
+        through = settled(lambda u: g + back(u)[0], g)
+        return jax.vjp(lambda w, x: cell(w, x, z), w, x)[1](through)
+
+    layer.defvjp(forward, backward)
+    rng = np.random.default_rng(5)
+    w, x = (0.3 * rng.normal(size=(4, 4))).astype(np.float32), rng.normal(size=4).astype(np.float32)
+    return check(lambda w, x: (layer(w, x) ** 2).sum(), w, x, argnums=(0, 1))
+
+
 @kind(REFUSED, "fail", "by hand", "not available: Betainc gradient")
 def beta_integral_by_its_parameter():
     return check(lambda a: betainc(a, 1.7, 0.4), np.float32(2.3), candidates={"by hand": np.float32(-0.1)})
