@@ -11,8 +11,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"xla_cpu_experimental_ynn_fusion_type": ""},
     # What draws batches: integers are the same however computed. It compiles in 0.2 s, not 0.5 to 1.
     "quick": {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False},
-    # What computes less than it takes to optimize it.
+    # What computes less than it takes to optimize it; if it runs rules, with XLA's own fusions: without, a
+    # maximum may be no longer the operand that it is, bit for bit, and has another derivative.
     "once": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+    "rules": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": True},
 }
 
 

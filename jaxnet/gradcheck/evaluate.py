@@ -64,15 +64,24 @@ _compiler = ThreadPoolExecutor(2, "jaxnet-compiler")
 _programs: OrderedDict[Any, _Program] = OrderedDict()
 
 
-def program(kind: Any, jaxpr: ClosedJaxpr, function: Callable[..., Any], evaluations: int = 1) -> _Program:
+def program(
+    kind: Any,
+    jaxpr: ClosedJaxpr,
+    function: Callable[..., Any],
+    evaluations: int = 1,
+    *,
+    rules: bool = True,
+) -> _Program:
     """Return a function compiled; an equal one again, as its kind and the text of the jaxpr it runs tell.
 
-    evaluations: how often, about, the jaxpr is run by it.
+    evaluations: how often, about, the jaxpr is run by it. rules: whether it may hold rules of derivatives.
     """
     key = kind, _text(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
     if key not in _programs:
         few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW
-        _programs[key] = _Program(function, jaxpr, compiler_options("once" if few else "quick"))
+        rules |= holds(jaxpr.jaxpr, "eq")  # as that of a maximum compares it with its operands
+        how = ("rules" if few else "any") if rules else ("once" if few else "quick")
+        _programs[key] = _Program(function, jaxpr, compiler_options(how))
         if len(_programs) > _KEPT:
             _programs.popitem(last=False)
     _programs.move_to_end(key)
@@ -344,7 +353,7 @@ class Target:
             tuple(map(np.shape, self.context)),
         )
         evaluations = _STEPS * self.flat.size
-        run = program((kinds, self.one_by_one), self.jaxpr, self._mapped(kind), evaluations)
+        run = program((kinds, self.one_by_one), self.jaxpr, self._mapped(kind), evaluations, rules=False)
         parts: list[Change] = []
         for start in range(0, count, chunk):
             rows = [column[start : start + chunk] for column in columns]

@@ -252,9 +252,10 @@ def _shaken(g: Array, noise: Array) -> Array:
     return g * (1 + most * noise[: g.size].astype(g.dtype)).reshape(g.shape)
 
 
-def compiled_once(program: Callable[..., Any], size: int) -> Callable[..., Any]:
+def compiled_once(program: Callable[..., Any], size: int, *, rules: bool = True) -> Callable[..., Any]:
     """Return a program that runs once; where it works on few numbers, compiling it is all that it costs."""
-    return jax.jit(program, compiler_options=compiler_options("once") if size < _FEW else None)
+    how = "rules" if rules else "once"
+    return jax.jit(program, compiler_options=compiler_options(how) if size < _FEW else None)
 
 
 def pulled_back(

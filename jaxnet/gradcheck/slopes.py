@@ -177,7 +177,7 @@ def slopes_of(pieces: Sequence[_Piece]) -> Callable[[Sequence[_Piece]], list[_Sl
         return found
 
     size = sum(math.prod(a.shape) for piece in pieces for a in piece.function.out_avals)
-    compiled = compiled_once(program, 4 * len(_STEPS) * size)
+    compiled = compiled_once(program, 4 * len(_STEPS) * size, rules=False)
 
     def run(pieces: Sequence[_Piece]) -> list[_Slopes | None]:
         results: list[_Slopes | None] = [None] * len(pieces)

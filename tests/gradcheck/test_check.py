@@ -200,8 +200,6 @@ def counting():
         (square, (np.ones(2),), {"argnums": 1}, ValueError, "argnums must be in 0..0 for 1 arguments, got 1"),
         (square, ({},), {}, ValueError, "at least one number to differentiate by, got none"),
         (square, (np.ones(0),), {}, ValueError, r"x must have elements to be differentiated, got \(0,\)"),
-        (square, (np.ones(2),), {"candidates": square}, TypeError, "gradients by name, such as"),
-        (square, (np.ones(2),), {"points": [np.ones(2)]}, TypeError, "points must be tuples of f's arg"),
         (square, (np.arange(3),), {}, TypeError, "x must be floating-point .* got int64"),
         (square, (np.array([1.0, np.nan]),), {}, ValueError, "x must be finite, got NaN"),
         (lambda x: None, (1.0,), {}, TypeError, "must return floating-point numbers, got None"),
@@ -330,3 +328,15 @@ def test_a_search_for_the_cause_that_fails_is_told_and_costs_no_verdict(monkeypa
     assert "where it arises could not be found: KeyError: 'lost'" in str(report)
     (record,) = caplog.records
     assert record.levelname == "ERROR" and record.exc_info[0] is KeyError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidates": square}, "candidates must be gradients by name, such as {'mine': f}, got <function"),
+        ({"points": [np.ones(2)]}, "points must be tuples of f's arguments"),
+    ],
+)
+def test_options_of_another_form_are_refused(unchecked, options, message):
+    with pytest.raises(TypeError, match=message):
+        jaxnet.check_gradients(square, np.ones(2), **options)
