@@ -177,7 +177,7 @@ def _origins(problem: Problem, is_wrong: bool) -> Located:
         with doing("where it arises"):
             leaves = [jnp.asarray(leaf) for leaf in problem.leaves]
             return find_origins(problem.traced, leaves, weights, is_wrong=is_wrong)
-    except Exception as error:  # it runs the user's rules again: logged, and told beside the verdict
+    except Exception as error:  # the verdict is known: no fault in the search for its cause may cost it
         _log.exception("jaxnet could not find where the gradient of %s goes wrong", problem.name)
         return Located((), 0, (f"where it arises could not be found: {type(error).__name__}: {error}",))
 

@@ -35,6 +35,7 @@ from jaxnet.gradcheck.operations import (
     loop_levels,
     pulled_back,
     traced,
+    tried,
     type_of,
 )
 from jaxnet.gradcheck.slopes import TRUSTED, compared, piece_of, slopes_of, verdict_of
@@ -194,11 +195,7 @@ def _has_derivative(closed: ClosedJaxpr, ins: Values, cotangents: Values, levels
     """Return whether jax differentiates the whole, though not each operation by itself."""
     wanted = [k for k, level in enumerate(levels) if level and inexact(closed.in_avals[k])]
     given = {k: g for k, g in enumerate(cotangents) if g is not None}
-    try:
-        jax.eval_shape(lambda: pulled_back(jaxpr_as_fun(closed), ins, wanted, given))
-    except Exception:  # it runs rules that the user wrote: whatever one raises, jax has no derivative
-        return False
-    return True
+    return tried(jax.eval_shape, lambda: pulled_back(jaxpr_as_fun(closed), ins, wanted, given))[1] is None
 
 
 # What is at fault otherwise, and what is only to be noted.
@@ -361,10 +358,10 @@ def _inside(op: Op, n: int, flat: Flat, trace: Trace, place: _Place) -> Located 
         return _examine(op.eqn.params["branches"][int(ins[0])], ins[1:], given, levels[1:], within)
     if op.name in ("scan", "while"):
         return _iterations(op.eqn, ins, cts, levels, within)
-    try:
-        plain = list(map(doubled, pulled_back(jaxpr_as_fun(primal), ins, list(rules), cts)))
-    except Exception:  # it runs the rules inside, the user's too: what raises in them is no way to compare
+    pulled, error = tried(pulled_back, jaxpr_as_fun(primal), ins, list(rules), cts)
+    if error is not None:  # no way to compare
         return None
+    plain = list(map(doubled, pulled))
     pairs = [
         (g, r, np.abs(r[np.isfinite(r)]).max(initial=0)) for g, r in zip(plain, rules.values(), strict=True)
     ]
@@ -407,9 +404,8 @@ def _iterations(
     given, rules = dict[int, dict[int, Any]](), dict[int, Values]()
     for at in reversed(range(len(states))):
         given[at] = ct | {k: g[order[at]] for k, g in cts.items() if k >= n}
-        try:
-            rules[at] = pull(states[at], given[at])
-        except Exception:  # it runs the user's rules: `look` finds the operation that raises, and says what
+        rules[at], error = tried(pull, states[at], given[at])
+        if error is not None:  # `look` finds the operation that raises, and says what
             return look(int(at))
         if finite(given[at].values()) and not finite(rules[at]):
             return look(int(at))

@@ -213,13 +213,12 @@ def traced(flat: Flat, ins: Values, cotangents: Values, kept: set[int]) -> Trace
             if op.name == "stop_gradient":
                 rules = {k: jnp.where(gates[n], g, jnp.zeros_like(g)) for k, g in cts.items() if n in gates}
             elif op.name not in FLAT and wanted and (cts or refuses):
-                try:
-                    pulled = pulled_back(lambda *a, op=op: bind(op.eqn, a), operands, wanted, cts)
+                pulled, error = tried(pulled_back, lambda *a, op=op: bind(op.eqn, a), operands, wanted, cts)
+                if error is None:
                     rules = dict(zip(wanted, pulled, strict=True))
-                except Exception as error:  # jax calls the user's own rule here, in Python
-                    if plainly:  # what comes before is still looked at, with a cotangent of no meaning
-                        failures[n] = str(error).strip().split("\n")[0].split(". ")[0]
-                        rules = {k: jnp.ones_like(operands[k]) for k in wanted}
+                elif plainly:  # what comes before is still looked at, with a cotangent of no meaning
+                    failures[n] = str(error).strip().split("\n")[0].split(". ")[0]
+                    rules = {k: jnp.ones_like(operands[k]) for k in wanted}
             reached.update([n] if plainly and rules else [])
             for k, g in rules.items():
                 add(op.ins[k], g if noise is None else _shaken(g, noise[n + k :]))
@@ -256,6 +255,14 @@ def compiled_once(program: Callable[..., Any], size: int, *, rules: bool = True)
     """Return a program that runs once; where it works on few numbers, compiling it is all that it costs."""
     how = "rules" if rules else "once"
     return jax.jit(program, compiler_options=compiler_options(how) if size < _FEW else None)
+
+
+def tried(pull: Callable[..., Any], *args: Any) -> tuple[Any, Exception | None]:
+    """Return what a pull-back gives, or None and what it raises: it calls rules that the user wrote."""
+    try:
+        return pull(*args), None
+    except Exception as error:  # the user's rules may raise anything; each caller says what that means
+        return None, error
 
 
 def pulled_back(

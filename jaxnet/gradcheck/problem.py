@@ -101,12 +101,14 @@ class Problem(NamedTuple):
 @contextmanager
 def running(what: str) -> Iterator[None]:
     """Add to whatever the user's function raises what was running; nothing is caught for good."""
-    try:
-        with doing(what):
-            yield
-    except Exception as error:  # raised again, with a note
-        error.add_note(f"check_gradients was running {what}")
-        raise
+
+    def note(kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(f"check_gradients was running {what}")
+
+    with ExitStack() as leaving, doing(what):
+        leaving.push(note)
+        yield
 
 
 def is_complex(leaf: Any) -> bool:

@@ -73,7 +73,8 @@ def program(
     digest = hashlib.sha256(text.encode()).digest()
     key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, kind)
     # A text does not say what Python code it calls back, nor, with that setting, what constants it holds.
-    # (jax makes its settings attributes as it runs: mypy sees none.)
+    # (jax makes a setting that a `with` may change an attribute as it runs, which mypy cannot see; its
+    # `config.read` refuses such settings, and `values` has them without the `with`.)
     if "callback" in text or jax.config.jax_use_simplified_jaxpr_constants:  # type: ignore[attr-defined]
         key = (*key, object())
     with _lock:
