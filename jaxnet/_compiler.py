@@ -24,9 +24,13 @@ def compiler_options(kind: str) -> dict[str, Any] | None:
 
 
 @cache
-def _known(kind: str) -> dict[str, Any] | None:
-    options = _OPTIONS.get(kind)
+def _known(kind: str) -> dict[str, Any]:
+    return {name: value for name, value in _OPTIONS.get(kind, {}).items() if _has(name, value)}
+
+
+@cache
+def _has(name: str, value: object) -> bool:
     with suppress(jax.errors.JaxRuntimeError):
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-        return options
-    return None
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        return True
+    return False

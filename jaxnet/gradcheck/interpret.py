@@ -1,8 +1,10 @@
 """The walk through a jaxpr, with a rule for each equation, and control flow rebuilt around other values."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -15,7 +17,7 @@ Run = Callable[[ClosedJaxpr, Values], Values]  # of an inner jaxpr and its argum
 # fmt: off
 _CALLS = {
     "checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
-    "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2",
+    "custom_vjp_call_jaxpr", "eval_jaxpr", "jit", "pjit", "remat", "remat2",
 }
 # fmt: on
 
@@ -40,10 +42,38 @@ def literal(atom: Any) -> np.ndarray:
 
 def called(eqn: Any) -> ClosedJaxpr | None:
     """Return what an equation calls with its own operands, whatever rule of differentiation it carries."""
+    if eqn.primitive.name == "call_hi_primitive":  # since jax 0.12 a custom_root, for one
+        return _expanded(eqn.params["_prim"])
     if eqn.primitive.name not in _CALLS:
         return None
     inner = next((eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params), None)
     return inner if inner is None or hasattr(inner, "consts") else ClosedJaxpr(inner, [])
+
+
+@lru_cache(64)
+def _expanded(prim: Any) -> ClosedJaxpr:
+    """Return what a primitive of Python's own computes, in its own types."""
+
+    def expand(*args: Any) -> list[Any]:
+        return jax.tree.leaves(prim.expand(*jax.tree.unflatten(prim.in_tree, args)))
+
+    avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in prim.in_avals_flat]
+    with jax.enable_x64(any(aval.dtype.itemsize > 4 for aval in avals)):
+        return jax.make_jaxpr(expand)(*avals)
+
+
+def name_of(eqn: Any) -> str:
+    """Return the name of an equation's operation."""
+    prim = eqn.params.get("_prim")
+    return str(eqn.primitive.name) if prim is None else type(prim).__name__
+
+
+def scanned(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many of a scan's operands are constants, and how many the first carry."""
+    if "ft_in" in params:  # since jax 0.11
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
 
 
 def bind(eqn: Any, values: Sequence[Any], **changes: Any) -> Values:
@@ -117,9 +147,9 @@ def control(
         b = values[sum(lengths) :]
         return split(run(solve, [*values[start : start + lengths.solve], *b, *extra]))
     if name == "scan":
-        first, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+        first, n = scanned(params)
+        carried = first + n
         consts, body = values[:first], params["jaxpr"]
-        n = params["num_carry"]
 
         def step(carry: Values, x: Values) -> tuple[Values, Values]:
             found, after = split(run(body, [*consts, *carry[:n], *x, *carry[n:]]))

@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxnet._compiler import compiler_options
-from jaxnet.gradcheck.interpret import bind, literal
+from jaxnet.gradcheck.interpret import bind, literal, name_of, scanned
 
 Values = list[Any]
 Slot = int  # a value of a function without calls
@@ -21,7 +21,10 @@ _NOT, _STOPPED, PLAINLY = range(3)
 _FEW = 10**6  # numbers that are computed sooner than a program is optimized
 
 # fmt: off
-CALLS = {"checkpoint", "closed_call", "core_call", "custom_vmap_call", "jit", "pjit", "remat", "remat2"}
+CALLS = {
+    "checkpoint", "closed_call", "core_call", "custom_vmap_call", "eval_jaxpr", "jit", "pjit", "remat",
+    "remat2",
+}
 CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 FLAT = {"argmax", "argmin", "ceil", "floor", "round", "sign"}
 # fmt: on
@@ -38,7 +41,7 @@ class Op(NamedTuple):
     @property
     def name(self) -> str:
         """Return the primitive's name."""
-        return str(self.eqn.primitive.name)
+        return name_of(self.eqn)
 
 
 class Flat(NamedTuple):
@@ -131,7 +134,8 @@ def loop_levels(eqn: JaxprEqn, levels: Sequence[int]) -> tuple[list[int], list[i
 def loop(eqn: JaxprEqn, ins: Values) -> tuple[ClosedJaxpr, Values, Values, Values]:
     """Return a loop's body, and of the operands its constants, the first carry, and what is scanned over."""
     if eqn.primitive.name == "scan":
-        first, last = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        first, carried = scanned(eqn.params)
+        last = first + carried
         return eqn.params["jaxpr"], ins[:first], ins[first:last], ins[last:]
     first = eqn.params["cond_nconsts"]
     last = first + eqn.params["body_nconsts"]
