@@ -42,6 +42,9 @@ with install_import_hook(_CHECKED, "beartype.beartype"):
     for name in jaxnet.__all__:  # each is imported when it is first used
         getattr(jaxnet, name)
 
+# A GPU's TF32 is no float32.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+jax.config.update("jax_default_matmul_precision", os.environ["JAX_DEFAULT_MATMUL_PRECISION"])
 # A shell that ignores Ctrl-C, as those of nohup and cron do, would hand that on to the tests' processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -66,7 +66,8 @@ def check_gradients(
 
     The numerical side runs in float64: f is traced once, in its own types, and evaluated without their
     rounding. Other estimates run as they are, in the types of args, and are judged at the precision of those;
-    their rules also run in float64, where rounding hides nothing.
+    their rules also run in float64, where rounding hides nothing. Products are of jax's highest precision,
+    where they name none: a GPU's TF32 is no fault of a gradient.
 
     A difference is a failure where it exceeds the error bar, what rounding explains of that element, and rtol
     of the element (by default 1e-7 in float64, 1e-3 in float32); what is between those passes with a note.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnet.gradcheck import judge
@@ -149,6 +150,10 @@ def _roughly_right(problem: Problem, known: list[Gradient], rounds: list[Round],
                 far = judge.distance(mine, found.estimate)
                 rows = (found.leaf_of == leaf) & _rows(gradient, found) & ~found.failed[gradient.name]
                 rows &= (far > rounding) & np.isfinite(rounding) & (np.abs(mine) > 1e-7 * found.largest)
+                if rows.any() and gradient.rounding is not None:
+                    with jax.enable_x64(True):
+                        measured = gradient.rounding(number)[found.elements]
+                    rows &= far > found.estimate.error + judge._ROUNDINGS * measured
                 if rows.any():
                     digits = np.where(rows, judge.digits(mine, found.estimate), 16.0)
                     if digits.min() < min(fewest, 13.0):

@@ -52,7 +52,9 @@ class Gradient(NamedTuple):
     entries: Callable[[int], np.ndarray] | None = None
     """Of a Jacobian: what gives each of f's values' derivatives by an element, all in a row."""
     rounding: Callable[[int], np.ndarray] | None = None
-    """What measures, for a projection, how far rounding takes the values run in float64, or the only ones."""
+    """What measures, for a projection, how far roundings to 2^-52 of every operation take the same rules."""
+    rounded: np.ndarray | float = 0.0
+    """What it measured, once that was asked for."""
 
     def best(self, projection: int) -> np.ndarray:
         """Return the most precise values there are."""

@@ -38,6 +38,7 @@ from jaxnet.gradcheck.operations import (
     tried,
     type_of,
 )
+from jaxnet.gradcheck.problem import ordinary
 from jaxnet.gradcheck.slopes import TRUSTED, compared, piece_of, slopes_of, verdict_of
 from jaxnet.gradcheck.widen import frames
 
@@ -112,14 +113,16 @@ def locate(
             full[k] = value
         return jax.tree.leaves(f(*jax.tree.unflatten(tree, full)))
 
-    values = [jnp.asarray(leaves[k]) for k in moving]
-    closed, given = jax.make_jaxpr(of_moving)(*values), jax.tree.leaves(cotangent)
-    if not given:
-        rng, scalar = np.random.default_rng(0), [a.shape for a in closed.out_avals] == [()]
-        given = [1.0 if scalar else rng.choice(np.r_[-12:-3, 4:13] / 8, a.shape) for a in closed.out_avals]
-    pairs = zip(given, closed.out_avals, strict=True)
-    cotangents = [jnp.asarray(g, a.dtype) if inexact(a) else None for g, a in pairs]
-    return find_origins(closed, values, cotangents).origins
+    with ordinary():
+        values = [jnp.asarray(leaves[k]) for k in moving]
+        closed, given = jax.make_jaxpr(of_moving)(*values), jax.tree.leaves(cotangent)
+        if not given:
+            rng, scalar = np.random.default_rng(0), [a.shape for a in closed.out_avals] == [()]
+            some = np.r_[-12:-3, 4:13] / 8
+            given = [1.0 if scalar else rng.choice(some, aval.shape) for aval in closed.out_avals]
+        pairs = zip(given, closed.out_avals, strict=True)
+        cotangents = [jnp.asarray(g, a.dtype) if inexact(a) else None for g, a in pairs]
+        return find_origins(closed, values, cotangents).origins
 
 
 def find_origins(
@@ -139,12 +142,11 @@ def find_origins(
     if any("Ref" in type(v.aval).__name__ for e in all_eqns(closed_jaxpr.jaxpr) for v in e.outvars):
         return Located((), 0, ("a function with mutable arrays is not looked into",))
     levels = [PLAINLY] * len(values)
-    with jax.debug_nans(False), jax.debug_infs(False):
-        for loose in (1.0, 0.05) if is_wrong else (1.0,):
-            place = _Place((), (), rng_seed, loose)
-            origins, checked, notes = _examine(closed_jaxpr, list(values), list(cotangents), levels, place)
-            if origins or not holds(closed_jaxpr.jaxpr, "while"):
-                break
+    for loose in (1.0, 0.05) if is_wrong else (1.0,):
+        place = _Place((), (), rng_seed, loose)
+        origins, checked, notes = _examine(closed_jaxpr, list(values), list(cotangents), levels, place)
+        if origins or not holds(closed_jaxpr.jaxpr, "while"):
+            break
     first = {origin[:5]: origin for origin in reversed(origins)}  # of what a line does more than once
     return Located(tuple(reversed(first.values())), checked, tuple(dict.fromkeys(notes)))
 

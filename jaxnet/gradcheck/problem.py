@@ -234,7 +234,7 @@ def _is_array(leaf: Any) -> bool:
 
 @contextmanager
 def ordinary() -> Iterator[None]:
-    """Set aside what a user may have made jax strict about: the check itself is not meant."""
+    """Set aside what a user may have made jax strict about, and a GPU's rounding of operands to TF32."""
     with ExitStack() as stack:
         for context in (
             jax.debug_nans(False),
@@ -242,6 +242,7 @@ def ordinary() -> Iterator[None]:
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
             jax.transfer_guard("allow"),
+            jax.default_matmul_precision("highest"),
             np.errstate(all="ignore"),
         ):
             stack.enter_context(context)

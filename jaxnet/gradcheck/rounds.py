@@ -329,10 +329,7 @@ def _remeasured(
         near |= coarse[index] & (apart < _MOST_ROUNDING * gradient.epsilon[index] * largest)
     if not (bad & near).any():
         return gradient
-    rounding = gradient.rounding(number)
-    rounding = np.where(coarse, rounding * gradient.epsilon / 2.0**-52, rounding)
-    noise = rounding if gradient.noise is None else np.fmax(gradient.noise, rounding)
-    return gradient._replace(noise=noise)
+    return gradient._replace(rounded=gradient.rounding(number))
 
 
 def _blurred(
@@ -342,7 +339,7 @@ def _blurred(
     result = np.zeros(len(index), bool)
     for gradient in known:
         if gradient.noise is not None and (gradient.wide is None or gradient.own is None):
-            noise = 8 * gradient.noise[index]
+            noise = 8 * np.fmax(gradient.noise, gradient.rounded)[index]
             scale = np.maximum(1e-3 * np.maximum(largest, found.slope), 1e-6 * natural)
             result |= noise > np.maximum(0.05 * np.abs(found.value), scale)
     result &= found.status != Status.KINK
@@ -362,10 +359,12 @@ def failures(
     assert gradient.epsilon is not None
     epsilon = gradient.epsilon[index]
     noise = np.zeros(len(index)) if gradient.noise is None else gradient.noise[index]
+    rounded = np.broadcast_to(gradient.rounded, gradient.epsilon.shape)[index]
     none = np.full(len(index), np.inf)
     allowed = allowed_wide = none
     if gradient.own is not None:
-        rounding = np.maximum(noise, epsilon * np.abs(np.nan_to_num(found.value)))
+        rounding = np.fmax(np.abs(np.nan_to_num(found.value)), rounded / 2.0**-52) * epsilon
+        rounding = np.maximum(noise, rounding)
         allowed = judge.tolerance(found, rounding, judge.rtol_of(epsilon, rtol, wide=False), largest).allowed
         allowed = allowed + judge.flushed(epsilon)
         wrong |= judge.failed(gradient.own[number][index], found, allowed)
@@ -373,7 +372,7 @@ def failures(
         narrow = judge.rtol_of(epsilon, rtol, wide=True)
         if gradient.own is not None:  # half precision's noise is not that of the same rule in float64
             noise = np.where(epsilon > _COARSE, 0.0, noise)
-        allowed_wide = judge.tolerance(found, noise, narrow, largest).allowed
+        allowed_wide = judge.tolerance(found, np.fmax(noise, rounded), narrow, largest).allowed
         allowed_wide = allowed_wide + np.where(epsilon > 1e-15, _CONSTANTS * epsilon * largest, 0.0)
         values = gradient.wide[number][index]
         wrong |= judge.failed(values, found, allowed_wide)
@@ -390,7 +389,7 @@ def _apart(known: list[Gradient], found: Estimate, index: np.ndarray, number: in
             gradient.own if gradient.epsilon is None or gradient.epsilon.max() < 1e-15 else None
         )
         if values:
-            noise = 0.0 if gradient.noise is None else gradient.noise[index]
+            noise = 0.0 if gradient.noise is None else np.fmax(gradient.noise, gradient.rounded)[index]
             apart = judge.distance(values[number][index], found) > found.error + 8 * noise
             result |= apart if gradient.looked is None else apart & gradient.looked[index]
     return result

@@ -71,6 +71,17 @@ def a_saturated_unit_whose_slope_is_no_normal_number():
     return check(lambda x: jax.nn.sigmoid(x).sum(), f32(-95, 0.1))
 
 
+@kind(END, "pass", "complex step")
+def sums_of_rows_that_saturate():
+    rng = np.random.default_rng(0)
+    table, ids, into = f32(*normal(24)).reshape(12, 2), rng.integers(12, size=300), rng.integers(6, size=300)
+
+    def pooled(table):
+        return jnp.mean(jnp.tanh(jax.ops.segment_sum(table[jnp.asarray(ids)], jnp.asarray(into), 6)) ** 2)
+
+    return check(pooled, table)
+
+
 @kind(END, "pass")
 def a_radial_basis_so_far_away_that_it_is_flushed():
     return check(lambda x: jnp.exp(-(x**2)).sum(), f32(9.6, 0.1))
