@@ -1,7 +1,8 @@
 """Time jaxnet beside what a user would pick instead, each in its own process: `make bench`.
 
 Every round runs each contender once, in turn; quoted are medians over the rounds, of ratios too. A whole run
-writes benchmarks/RESULTS.md and its plots; `--only` and `--quick` print, and write where --out says.
+writes benchmarks/RESULTS.md and its plots, and leaves there what another run wrote of devices that this one
+does not measure; `--only` and `--quick` print, and write where --out says.
 """
 
 import argparse
@@ -22,10 +23,14 @@ import numpy as np
 
 from benchmarks.contenders import BATCH_SIZE, CONTENDERS, HIDDEN, SEED
 from benchmarks.limit import SIZE, step_flops
+from benchmarks.proofs import TESTS
 from benchmarks.scaling import SERIES, flops
+from jaxnet import __version__
 
 HERE = Path(__file__).parent
-PACKAGES = ("jaxnet", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "torch", "flax")
+PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "torch", "flax")
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+PROOFS = "proofs"
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 TOLERANCE = 1e-3  # between the mean last losses of runs that differ by rounding alone
@@ -251,6 +256,32 @@ def scaling_section(name: str, device: str, rate: float, options: argparse.Names
     return f"{text}\n\n![{series.label}](plots/{path.name})"
 
 
+def proofs_table(device: str, folder: Path) -> str:
+    """Run what proves the source's network right on a device, and return what came out."""
+    found = child("benchmarks.proofs", folder, device=device)
+    rows = [
+        ("the source's run: accuracy at its end on the test images", f"{100 * found['accuracy']:.2f} %"),
+        (
+            f"`check_gradients` of its loss, all {found['elements']:,} elements",
+            f"{found['verdict']}; {found['check 0']:.1f} s, again {found['check 1']:.1f} s",
+        ),
+        (f"`pytest {' '.join(TESTS)}`", found["parity"]),
+    ]
+    return table((f"on {found['arrays']}", ""), rows)
+
+
+def kept(path: Path, measured: Iterable[str]) -> dict[str, str]:
+    """Return the sections of a file of results on devices that this run does not measure."""
+    if not path.exists():
+        return {}
+    sections = (f"## {text.strip()}" for text in path.read_text().split("\n## ")[1:])
+    names = {device: name for device, name in DEVICES.items() if device not in measured}
+    return {
+        device: section for section in sections for device, name in names.items()
+        if section.startswith(f"## {name}: ")
+    }  # fmt: skip
+
+
 def machine() -> str:
     """Return the processor and the cores that this process may use."""
     try:
@@ -273,7 +304,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--only", nargs="+", choices=[*CONTENDERS, *SERIES], metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=[PROOFS, *CONTENDERS, *SERIES], metavar="NAME")
+    parser.add_argument("--device", nargs="+", choices=DEVICES, help="default: all that JAX finds")
     parser.add_argument("--quick", action="store_true", help="random data, 50 steps, one round: does it run?")
     parser.add_argument("--out", type=Path, help="default: benchmarks/RESULTS.md for a whole run")
     options = parser.parse_args()
@@ -283,53 +315,61 @@ def main() -> None:
         parser.error(f"expected positive --rounds and --steps, got {options.rounds} and {options.steps}")
     if options.out is None and not (options.only or options.quick):
         options.out = HERE / "RESULTS.md"
-    wanted = options.only or [*CONTENDERS, *SERIES]
-    missing = {
-        name for name, contender in CONTENDERS.items()
-        if not all(importlib.util.find_spec(module.split(".")[0]) for module in contender.imports)
-    }  # fmt: skip
-    size = 256 if options.quick else SIZE
-    sections: list[str] = []
-    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    present = {"cpu": machine()} | ({"cuda": found} if (found := gpu()) else {})
+    if absent := set(options.device or ()) - {*present}:
+        parser.error(f"JAX finds no {', '.join(absent)} here")
+    devices = {name: present[name] for name in options.device or present}
+    wanted = options.only or [PROOFS, *CONTENDERS, *SERIES]
+    sections = {} if options.out is None else kept(options.out, devices)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = write_problem(folder, options.steps, options.quick)
-        devices = {"cpu": machine()} | ({"cuda": found} if (found := gpu()) else {})
         for device, description in devices.items():
-            able = [
-                name for name in CONTENDERS if name in wanted and (device == "cpu" or CONTENDERS[name].gpu)
-            ]
-            names = [name for name in able if name not in missing]
-            results, rates = measure(names, folder, device, options.rounds, size)
-            rate = float(np.median(rates))
-            limit = step_flops((784, HIDDEN, 10), BATCH_SIZE) / rate
-            final = check_agreement({name: np.load(folder / f"{name}-{device}.npy") for name in names})
-            facts = METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6)
-            absent = [
-                f"{CONTENDERS[name].label}: not installed, pip install 'jaxnet[bench]'"
-                for name in able
-                if name in missing
-            ]
-            tables = [contenders_table(results, final, limit), *absent]
-            if device == "cpu":
-                tables += ["### Targets", targets_table(results, limit)]
-            sections += [f"## {description}", facts, *tables]
-            print("\n\n".join(tables), flush=True)
-            sections += [
-                f"### By {SERIES[name].label}\n\n{scaling_section(name, device, rate, options)}"
-                for name in SERIES if name in wanted
-            ]  # fmt: skip
+            parts = section(device, data, folder, wanted, options)
+            sections[device] = "\n\n".join([f"## {DEVICES[device]}: {description}", *parts])
     title = "# Benchmark results\n\nWritten by `make bench`; not edited by hand."
     if options.quick or options.only:
         title += f" A partial run: `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`."
-    about = (
-        f"{datetime.date.today().isoformat()}; {data}, {options.steps} steps, {options.rounds} rounds{load}; "
-        f"Python {platform.python_version()}, {', '.join(map(installed, PACKAGES))}."
-    )
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n\n".join([title, about, *sections]) + "\n")
+        texts = [sections[device] for device in DEVICES if device in sections]
+        options.out.write_text("\n\n".join([title, *texts]) + "\n")
         print(f"written to {options.out}")
+
+
+def section(
+    device: str, data: str, folder: Path, wanted: Iterable[str], options: argparse.Namespace
+) -> list[str]:
+    """Measure all that is wanted on a device and return its tables."""
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    able = [name for name in CONTENDERS if name in wanted and (device == "cpu" or CONTENDERS[name].gpu)]
+    missing = [
+        name for name in able
+        if not all(importlib.util.find_spec(module.split(".")[0]) for module in CONTENDERS[name].imports)
+    ]  # fmt: skip
+    names = [name for name in able if name not in missing]
+    size = 256 if options.quick else SIZE
+    results, rates = measure(names, folder, device, options.rounds, size)
+    rate = float(np.median(rates))
+    limit = step_flops((784, HIDDEN, 10), BATCH_SIZE) / rate
+    final = check_agreement({name: np.load(folder / f"{name}-{device}.npy") for name in names})
+    tables = [
+        f"{datetime.date.today().isoformat()}; {data}, {options.steps} steps, {options.rounds} rounds{load}; "
+        f"Python {platform.python_version()}, jaxnet {__version__}, {', '.join(map(installed, PACKAGES))}.",
+        METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6),
+    ]
+    if names:
+        tables.append(contenders_table(results, final, limit))
+    tables += [f"{CONTENDERS[name].label}: not installed, pip install 'jaxnet[bench]'" for name in missing]
+    if names and device == "cpu":
+        tables += ["### Targets", targets_table(results, limit)]
+    if PROOFS in wanted:
+        tables += ["### Proofs", proofs_table(device, folder)]
+    print("\n\n".join(tables), flush=True)
+    return tables + [
+        f"### By {SERIES[name].label}\n\n{scaling_section(name, device, rate, options)}"
+        for name in SERIES if name in wanted
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

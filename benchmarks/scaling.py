@@ -15,6 +15,7 @@ from benchmarks.contenders import BATCH_SIZE, HIDDEN, LEARNING_RATE
 from benchmarks.limit import step_flops
 
 WORK, MAX_STEPS = 4e10, 2000  # floating-point operations and steps of one measurement, at most
+NETWORKS = tuple(2**n for n in range(11))
 DEFAULTS = {"hidden": HIDDEN, "batch": BATCH_SIZE, "networks": 1, "examples": 10_000}
 
 
@@ -29,10 +30,8 @@ SERIES = {
     "hidden": Series("hidden width", "hidden", (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
     "batch": Series("batch size", "batch", (10, 30, 100, 300, 1000, 3000, 10_000)),
     "examples": Series("training examples", "examples", (1000, 3000, 10_000, 30_000, 100_000, 300_000)),
-    "shared": Series("networks, batches shared", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), "shared"),
-    "separate": Series(
-        "networks, each its batches", "networks", (1, 2, 4, 8, 16, 32, 64, 128, 256), "separate"
-    ),
+    "shared": Series("networks, batches shared", "networks", NETWORKS, "shared"),
+    "separate": Series("networks, each its batches", "networks", NETWORKS, "separate"),
 }
 
 
