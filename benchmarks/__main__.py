@@ -42,7 +42,7 @@ left to compile; *first call adds* what the first took longer, per the steps it 
 prepares. *peak MB* is the process's largest resident memory (VmHWM, else getrusage's ru_maxrss) after the
 first call, *held* the same with its library imported and the data loaded once, before anything else. *limit*
 is the step's products, {flops:.2f} MFLOP, at the best rate of NumPy or XLA on float32 {size} x {size}
-matrices, the median of the rounds: {rate:.0f} GFLOP/s, so {limit:.0f} us a step."""
+matrices, the median of the rounds: {rate:.0f} GFLOP/s, so {limit} us a step."""
 
 Results = Mapping[str, list[dict[str, Any]]]  # of every contender, by round
 
@@ -155,13 +155,18 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}" if seconds >= 1e-5 else f"{seconds * 1e6:.2g}"
+
+
 def contenders_table(results: Results, final: Mapping[str, float], limit: float) -> str:
     rows: list[tuple[object, ...]] = []
     for name in final:
         seconds = per_step(results, name)
         rows.append((
             CONTENDERS[name].label, median(results, name, lambda r: r["seconds"]), results[name][0]["steps"],
-            f"{np.median(seconds) * 1e6:.0f} ({seconds.min() * 1e6:.0f} to {seconds.max() * 1e6:.0f})",
+            f"{microseconds(np.median(seconds))} "
+            f"({microseconds(seconds.min())} to {microseconds(seconds.max())})",
             float(np.median(seconds)) / limit,
             float(np.median(seconds / per_step(results, "fit"))) if "fit" in final else "",
             median(results, name, lambda r: r["startup"]),
@@ -328,8 +333,6 @@ def main() -> None:
             parts = section(device, data, folder, wanted, options)
             sections[device] = "\n\n".join([f"## {DEVICES[device]}: {description}", *parts])
     title = "# Benchmark results\n\nWritten by `make bench`; not edited by hand."
-    if options.quick or options.only:
-        title += f" A partial run: `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`."
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         texts = [sections[device] for device in DEVICES if device in sections]
@@ -341,6 +344,9 @@ def section(
     device: str, data: str, folder: Path, wanted: Iterable[str], options: argparse.Namespace
 ) -> list[str]:
     """Measure all that is wanted on a device and return its tables."""
+    told = [f"--device {device}"] if options.device else []
+    told += [f"--only {' '.join(options.only)}"] if options.only else []
+    told += ["--quick"] if options.quick else []
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     able = [name for name in CONTENDERS if name in wanted and (device == "cpu" or CONTENDERS[name].gpu)]
     missing = [
@@ -354,9 +360,10 @@ def section(
     limit = step_flops((784, HIDDEN, 10), BATCH_SIZE) / rate
     final = check_agreement({name: np.load(folder / f"{name}-{device}.npy") for name in names})
     tables = [
-        f"{datetime.date.today().isoformat()}; {data}, {options.steps} steps, {options.rounds} rounds{load}; "
+        f"`{' '.join(['python -m benchmarks', *told])}`, {datetime.date.today().isoformat()}; "
+        f"{data}, {options.steps} steps, {options.rounds} rounds{load}; "
         f"Python {platform.python_version()}, jaxnet {__version__}, {', '.join(map(installed, PACKAGES))}.",
-        METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=limit * 1e6),
+        METHOD.format(flops=limit * rate / 1e6, size=size, rate=rate / 1e9, limit=microseconds(limit)),
     ]
     if names:
         tables.append(contenders_table(results, final, limit))
