@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.gradcheck import problem as problems
-from jaxnet.gradcheck.findings import gradient_report
+from jaxnet.gradcheck.conclusion import gradient_report
 from jaxnet.gradcheck.found import chained, undecided_at
 from jaxnet.gradcheck.gradients import autodiff, begun, hand_written, pull_back
 from jaxnet.gradcheck.interpret import holds
