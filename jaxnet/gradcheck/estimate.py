@@ -326,6 +326,8 @@ def _choose(
     steady = (t.leap > 0.8 * t.reach) & (t.leap < 1.25 * t.reach) & (t.leap > 1e-9 * abs(middle))
     leap = np.where(steady, t.leap, 0.0).max(axis=0)
     alike = steady & (t.leap > 0.6 * leap) & (t.leap < 1.6 * leap)
+    narrowest = np.where(alike, t.step[:, None], np.inf).argmin(axis=0)
+    leap = np.take_along_axis(t.leap, narrowest[None], axis=0)[0]  # free of the slopes beside it
     tried = np.isfinite(t.leap).sum(axis=0)  # [2, n]
     jumps = (alike.sum(axis=0) >= 4) & (alike.sum(axis=0) > 0.6 * tried)
     jumped = jumps.any(axis=0) & (np.isinf(error) | kink | (error > np.abs(value)))

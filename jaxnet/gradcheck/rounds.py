@@ -519,7 +519,7 @@ def _tied(target: Target, index: np.ndarray, found: Estimate, distance: float) -
         apt &= ends.error.max(axis=1) / step < 1e-2 * np.abs(slope - found.value)
         low, high = np.where(apt, np.fmin(low, slope), low), np.where(apt, np.fmax(high, slope), high)
         meet |= target.decides_otherwise(there)
-    wider = meet & ((low < found.low) | (high > found.high))
+    wider = meet & ((low < found.low) | (high > found.high)) & (found.status != Status.JUMP)
     return found._replace(
         low=np.where(wider, low, found.low),
         high=np.where(wider, high, found.high),

@@ -371,6 +371,16 @@ def io_callback_and_a_wrong_candidate():
 JUMP = "at a jump"
 
 
+@kind(JUMP, "inconclusive", "f jumps at x[0], by 1:")
+def a_floor_times_its_argument():
+    return check(lambda x: (jnp.floor(x) * x).sum(), np.array([1.0, 2.5]))
+
+
+@kind(JUMP, "inconclusive", "f jumps at x[0], by 9:")
+def a_ceiling_times_a_square():
+    return check(lambda x: (jnp.ceil(x) * x**2).sum(), np.array([3.0, 2.5]))
+
+
 @kind(JUMP, "inconclusive", "jump")
 def step_function_and_a_sum():
     return check(lambda x: jnp.where(x > 0.3, 1.0, 0.0).sum() + x.sum(), np.array([0.3, 0.8]))
