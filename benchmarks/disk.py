@@ -1,8 +1,8 @@
 """Training from a dataset on disk that is larger than memory may be: its speed and its peak of memory.
 
 `python -m benchmarks.disk` makes 4 GB of random pictures in a temporary folder, trains on them in batches of
-4,096, and prints the peak of memory above importing jax, and the speed beside that of the first 400 MB of the
-same data held in memory, each run in a process of its own, in turn.
+4,096, each example drawn anew or in blocks of 32, and prints the peak of memory above importing jax, and the
+speed beside that of the first 400 MB of the same data in memory, each run in a process of its own, in turn.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def peak() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def child(folder: Path, where: str, rows: int) -> dict[str, float]:
+def child(folder: Path, where: str, sampling: Any, rows: int) -> dict[str, float]:
     """Train, compilation apart, and return the steps a second and the peak of memory above importing jax."""
     import jax
 
@@ -51,7 +51,7 @@ def child(folder: Path, where: str, rows: int) -> dict[str, float]:
         x, t = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in "xt")
         train = np.array(x), np.array(t)
     params = network.init(jax.random.key(0), (FEATURES, 50, 10))
-    run = partial(fit, network.loss, params, train, batch_size=BATCH, progress=False)
+    run = partial(fit, network.loss, params, train, batch_size=BATCH, sampling=sampling, progress=False)
     first = run(steps=STEPS // 4)
     seconds = run(steps=STEPS, resume=first).train_seconds
     seconds -= first.train_seconds
@@ -62,27 +62,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        folder, where, rows = options.child
-        print(json.dumps(child(Path(folder), where, int(rows))))
+        folder, where, sampling, rows = options.child
+        print(json.dumps(child(Path(folder), where, sampling, int(rows))))
         return
     rows = int(options.gigabytes * 2**30 / ROW)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), rows)
-        found: dict[str, list[dict[str, float]]] = {"disk": [], "memory": []}
+        kinds = [(where, sampling) for sampling in ("replacement", "blocks") for where in ("disk", "memory")]
+        found: dict[tuple[str, str], list[dict[str, float]]] = {kind: [] for kind in kinds}
         for _ in range(options.rounds):
-            for where, runs in found.items():
-                command = [sys.executable, "-m", "benchmarks.disk", "--child", folder, where, str(rows // 10)]
+            for kind, runs in found.items():
+                command = [sys.executable, "-m", "benchmarks.disk", "--child", folder, *kind, str(rows // 10)]
                 runs.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
-    for where, runs in found.items():
+    for (where, sampling), runs in found.items():
         steps, most = (statistics.median(run[name] for run in runs) for name in ("steps", "peak"))
-        print(f"{where:7} {steps:7.1f} steps/s of {BATCH}; {most:6.0f} MB above importing jax")
-    ratios = [
-        one["steps"] / other["steps"] for one, other in zip(found["disk"], found["memory"], strict=True)
-    ]
-    print(f"disk / memory: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        told = f"{where:7} {sampling:12} {steps:7.1f} steps/s of {BATCH}; {most:6.0f} MB above importing jax"
+        beside = zip(runs, found["memory", "replacement"], strict=True)
+        ratios = [one["steps"] / other["steps"] for one, other in beside]
+        print(f"{told}; {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of memory's")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias, get_args
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 10_000, 100, 0.1  # the source's (4.3)
 ActivationName: TypeAlias = Literal["sigmoid", "relu", "tanh"]
-Sampling: TypeAlias = Literal["replacement", "shuffle"]
+Sampling: TypeAlias = Literal["replacement", "shuffle", "blocks"]
 Task: TypeAlias = Literal["classification", "regression"]
 ACTIVATIONS = get_args(ActivationName)
 SCHEDULES = ("constant", "cosine", "warmup_cosine")

@@ -154,7 +154,8 @@ def test_make_says_that_python_is_too_old_and_leaves_nothing(tmp_path, found):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     # Not as a part of the make that may run the tests, which would tell the folders it enters.
-    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    makes = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CONSTRAINTS", "VENV")
+    alone = {name: value for name, value in os.environ.items() if name not in makes}
     command = ["make", "demo", f"PYTHON={python}"]
     made = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True)
     assert made.returncode == 2 and made.stdout == ""

@@ -123,7 +123,7 @@ def test_same_seed_same_bits_in_two_processes():
     assert len(digests.pop().strip()) == 64
 
 
-@pytest.mark.parametrize("sampling", ["replacement", "shuffle"])
+@pytest.mark.parametrize("sampling", ["replacement", "shuffle", "blocks"])
 def test_explicit_batches_are_the_drawn_ones(sampling, rng):
     x, t = rng.standard_normal((50, 4)).astype(np.float32), rng.integers(3, size=50)
     params = network.init(jax.random.key(0), (4, 3, 3))

@@ -212,7 +212,10 @@ def test_a_killed_process_ends_the_others(victim):
     out, err = processes[1 - victim].communicate(timeout=60)
     processes[victim].communicate()
     assert time.monotonic() - start < 30
-    assert "ProcessLostError: another process of the run" in out + err
+    messages = ["ProcessLostError: another process of the run"]
+    if jax.__version_info__ < (0, 9):  # whose client may end the process first, with a message of its own
+        messages.append("another task died")
+    assert any(message in out + err for message in messages), err
 
 
 # One process: what needs none beside it.

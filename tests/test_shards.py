@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path / "shards"
 
 
-@pytest.mark.parametrize("sampling", ["replacement", "shuffle"])
+@pytest.mark.parametrize("sampling", ["replacement", "shuffle", "blocks"])
 def test_a_run_from_disk_is_that_from_memory_bit_for_bit(folder, sampling):
     train, test = shards.load(folder)
     assert len(train.shards) > 10
@@ -102,6 +102,16 @@ def test_rows_come_in_the_order_that_they_are_asked_for(folder, dtype, nothing_i
     np.testing.assert_array_equal(t, T[100:][rows])
     np.testing.assert_array_equal(train.labels(), T[100:])
     np.testing.assert_array_equal(test.rows(np.arange(100))[0], FLOATS[:100])
+    rows = np.concatenate([np.arange(a, a + 40) % 400 for a in (390, 7, 250, 7)] + [[3, 399, 398]])
+    x, t = train.rows(rows.astype(dtype))  # runs of them, across the ends of shards
+    np.testing.assert_array_equal(x, FLOATS[100:][rows])
+    np.testing.assert_array_equal(t, T[100:][rows])
+
+
+def test_blocks_from_disk_train_as_from_memory_bit_for_bit(folder, nothing_is_held):
+    how = {"steps": 80, "batch_size": 24, "sampling": "blocks", "progress": False}
+    on_disk = fit(network.loss, PARAMS, shards.load(folder)[0], **how)
+    assert_same_bits(on_disk.state, fit(network.loss, PARAMS, (FLOATS[100:], T[100:]), **how).state)
 
 
 @pytest.fixture
@@ -122,6 +132,10 @@ def test_a_shard_that_is_cut_short_while_it_is_in_use_is_named(folder, nothing_i
         ValueError, match=rf"{last.x.name}: expected {size} bytes, got {size - 8}: it was cut"
     ):
         train.rows(np.array([0, 399]))
+    with pytest.raises(
+        ValueError, match=rf"{last.x.name}: expected {size} bytes, got {size - 8}: it was cut"
+    ):
+        train.rows(np.arange(350, 400))
 
 
 def test_rows_far_into_a_file_are_found_by_numbers_of_any_type(tmp_path):

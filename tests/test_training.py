@@ -88,7 +88,7 @@ def test_train_step_is_the_step_of_fit():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampling", ["replacement", "shuffle"])
+@pytest.mark.parametrize("sampling", ["replacement", "shuffle", "blocks"])
 def test_a_run_does_not_depend_on_how_it_is_cut(sampling):
     whole = fit(sampling=sampling)
     assert_same_bits(whole.state.params, fit(sampling=sampling, stretch=7).state.params)
@@ -207,8 +207,8 @@ def test_callbacks_see_every_stretch():
 @settings(deadline=None, max_examples=20)
 def test_a_batch_is_a_function_of_key_and_step(data):
     impl = data.draw(st.sampled_from(["threefry2x32", "rbg", "unsafe_rbg"]))
-    examples = data.draw(st.sampled_from([1, 7, 40]))
-    sampling = data.draw(st.sampled_from(["replacement", "shuffle"]))
+    sampling = data.draw(st.sampled_from(["replacement", "shuffle", "blocks"]))
+    examples = data.draw(st.sampled_from([33, 100] if sampling == "blocks" else [1, 7, 40]))
     size = data.draw(st.sampled_from([1, 5])) if sampling == "replacement" or examples > 5 else 1
     first = data.draw(st.integers(0, 100))
     key = jax.random.key(data.draw(st.integers(0, 3)), impl=impl)
@@ -242,6 +242,15 @@ def test_shuffled_epochs_see_every_example_once_in_a_new_order():
     for epoch in batches:
         assert len(np.unique(epoch)) == 40  # of 42: the remainder is left out
     assert not np.array_equal(batches[0], batches[1])
+
+
+def test_shuffled_blocks_are_runs_of_examples_each_seen_once_an_epoch():
+    batches = np.asarray(training.draw_batches(jax.random.key(0), 0, 3 * 9, 20, 207, "blocks"))
+    for epoch in batches.reshape(3, 9 * 20):
+        assert len(np.unique(epoch)) == 180  # of 207: six blocks of 32, and nine whole batches of them
+        assert np.all((np.diff(epoch) % 207 == 1) | (np.arange(1, 180) % 32 == 0))
+    starts = {tuple(sorted(epoch[::32])) for epoch in batches.reshape(3, 180).tolist()}
+    assert len(starts) == 3  # an epoch's blocks begin where another's do not
 
 
 def falling(w, x, t):
@@ -329,7 +338,7 @@ def test_ctrl_c_keeps_what_is_done(stretches):
     assert_same_bits(result.params, fit(steps=done).params)
 
 
-@pytest.mark.parametrize("sampling", ["replacement", "shuffle"])
+@pytest.mark.parametrize("sampling", ["replacement", "shuffle", "blocks"])
 @pytest.mark.parametrize("stopped", [1, 13, 22, 50])
 def test_an_interrupted_run_resumes_to_the_same_bits(stopped, sampling):
     options = {"optimizer": optax.adam(0.01), "sampling": sampling, "key": jax.random.key(5)}
@@ -547,6 +556,11 @@ BATCHES = np.zeros((3, 2), int)
         ({"steps": 1.5}, TypeError, "steps must be an integer, got 1.5"),
         ({"batch_size": -1}, ValueError, "batch_size must be positive, got -1"),
         (
+            {"batch_size": 33, "sampling": "blocks"},
+            ValueError,
+            "at most the 60 training examples to shuffle, 32 in whole blocks of 32, got 33",
+        ),
+        (
             {"batch_size": 61, "sampling": "shuffle"},
             ValueError,
             "at most the 60 training examples to shuffle, got 61",
@@ -578,7 +592,7 @@ BATCHES = np.zeros((3, 2), int)
             r"early_stopping.mode must be one of \['min', 'max', 'auto'\], got 'least'",
         ),
         ({"stretch": 0}, ValueError, "stretch must be positive, got 0"),
-        ({"sampling": "random"}, ValueError, "'replacement' or 'shuffle', got 'random'"),
+        ({"sampling": "random"}, ValueError, "'replacement', 'shuffle' or 'blocks', got 'random'"),
         ({"optimizer": "adam"}, TypeError, "an optax gradient transformation, got str"),
         ({"batches": BATCHES + 0.5}, TypeError, "batches must be integer indices, got float64"),
         ({"batches": BATCHES[0]}, ValueError, r"shape \[steps, batch\] and not be empty, got \[2\]"),
@@ -616,7 +630,7 @@ BATCHES = np.zeros((3, 2), int)
             TypeError,
             r"the metric 'm' must reduce over the examples, got shape \[60\] of 60 train examples",
         ),
-        ({"sampling": "x"}, ValueError, "'replacement' or 'shuffle', got 'x'"),
+        ({"sampling": "x"}, ValueError, "'replacement', 'shuffle' or 'blocks', got 'x'"),
         ({"train": (np.full((3, 2), "a"), T[:3])}, TypeError, "train must be two arrays of numbers"),
     ],
 )

@@ -162,7 +162,9 @@ class Training(Configured):
     optimizer: str = _training("sgd", _RULE, "NAME", choices=_names.OPTIMIZERS)
     schedule: str = _training("constant", "of the learning rate, over --steps", choices=_names.SCHEDULES)
     warmup_steps: int | None = _training(None, "of warmup_cosine; by default a twentieth of --steps", "N")
-    sampling: _names.Sampling = _training("replacement", "draw each batch anew, or shuffle once per epoch")
+    sampling: _names.Sampling = _training(
+        "replacement", "draw each batch anew, or shuffle once per epoch, each example or blocks of 32"
+    )
     eval_every: int | None = _training(None, "steps between two evaluations; by default an epoch's", "N")
     metrics: tuple[str, ...] = _training(("accuracy",), _EVALUATED, "NAME", choices=_METRICS)
     checkpoint_every: int = _training(1000, "steps from checkpoint to checkpoint", "N", may_change=True)

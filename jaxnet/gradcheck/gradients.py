@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
+from jaxnet.gradcheck import judge
 from jaxnet.gradcheck.evaluate import CHUNK_BYTES, evaluated, program, whole
 from jaxnet.gradcheck.interpret import all_eqns, bind, holds, loops_in_branch, walk
 from jaxnet.gradcheck.problem import Leaves, Problem, is_complex, is_inexact, ravel, running
@@ -142,8 +143,8 @@ def _measured(
     if jaxpr is not None:
         with jax.enable_x64(True):
             widened = widen(jaxpr)
-            rounding = _rounding_of(problem, widened.jaxpr, lambda found, _: found, weighted=True)
             epsilon = _epsilons(problem, dtypes, widened)
+            rounding = _rounding_of(problem, widened.jaxpr, epsilon, lambda found, _: found, weighted=True)
             if (epsilon > 1e-15).any():
                 wide = [
                     ravel(evaluated("wide", widened.jaxpr, [*wide_leaves(problem), *_wide(w)]), gradient=True)
@@ -161,19 +162,26 @@ def _measured(
 
 
 def _rounding_of(
-    problem: Problem, jaxpr: ClosedJaxpr, project: Callable[[Any, Leaves], Leaves], *, weighted: bool
+    problem: Problem,
+    jaxpr: ClosedJaxpr,
+    epsilon: np.ndarray,
+    project: Callable[[Any, Leaves], Leaves],
+    *,
+    weighted: bool,
 ) -> Callable[[int], np.ndarray]:
     def rounding(number: int) -> np.ndarray:
         weights = problem.weights[number]
         args = [*wide_leaves(problem), *(_wide(weights) if weighted else [])]
         try:
-            moved = blurred(jaxpr, args, 2.0**-52)
+            moved = blurred(jaxpr, args)
         except jax.errors.JaxRuntimeError:  # of a callback that refuses numbers a rounding off
             return np.zeros(int(problem.starts[-1]))
-        found = project(moved, [np.abs(w) for w in weights])
-        result: np.ndarray = np.abs(
-            ravel([_spread(leaf, like) for leaf, like in zip(found, problem.leaves, strict=True)])
+        by_rounding, by_flushing = (
+            np.abs(ravel([_spread(leaf, like) for leaf, like in zip(found, problem.leaves, strict=True)]))
+            for found in (project(some, [np.abs(w) for w in weights]) for some in moved)
         )
+        # Of what is scaled up to a type's own roundings, flushing is as it is.
+        result: np.ndarray = by_rounding + np.where(epsilon > 1e-15, by_flushing * 2.0**-52 / epsilon, 0.0)
         return result
 
     return rounding
@@ -184,22 +192,24 @@ def _spread(size: Any, like: Any) -> Any:
     return size * (1 + 1j) if is_complex(like) else size
 
 
-def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any], epsilon: float) -> list[np.ndarray]:
-    """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding."""
+def blurred(jaxpr: ClosedJaxpr, args: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return how far a float64 jaxpr's results move where every operation's result is off by a rounding.
 
-    def function(consts: Any, args: Any, seed: Any, size: Any) -> Any:
-        return rounded(jaxpr, consts, args, seed, size, np.int32(_TRIPS))
+    And where it is made 0 below float32's smallest normal number, as XLA does.
+    """
+
+    def function(consts: Any, args: Any, seed: Any, size: Any, least: Any) -> Any:
+        return rounded(jaxpr, consts, args, seed, size, np.int32(_TRIPS), least)
 
     run = program("blurred", jaxpr, function)
-    plain = [np.asarray(leaf) for leaf in run(jaxpr.consts, list(args), np.uint32(0), 0.0)]
-    most = [np.zeros(np.shape(leaf)) for leaf in plain]
-    for seed in SEEDS:
-        found = run(jaxpr.consts, list(args), np.uint32(seed), epsilon)
-        most = [
-            np.asarray(np.fmax(m, np.nan_to_num(np.abs(np.asarray(v) - p))))
-            for m, v, p in zip(most, found, plain, strict=True)
-        ]
-    return most
+
+    def moved(seed: int, size: float, least: float) -> list[np.ndarray]:
+        found = run(jaxpr.consts, list(args), np.uint32(seed), size, least)
+        return [np.nan_to_num(np.abs(np.asarray(v) - p)) for v, p in zip(found, plain, strict=True)]
+
+    plain = [np.asarray(leaf) for leaf in run(jaxpr.consts, list(args), np.uint32(0), 0.0, 0.0)]
+    seeds = [moved(seed, 2.0**-52, 0.0) for seed in SEEDS]
+    return [np.max(leaves, axis=0) for leaves in zip(*seeds, strict=True)], moved(0, 0.0, judge.FLUSHED)
 
 
 def wide_leaves(problem: Problem) -> Leaves:
@@ -434,7 +444,7 @@ def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
     wide = rounding = None
     if widened is not None:
         rounding = _rounding_of(
-            problem, widened.jaxpr, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
+            problem, widened.jaxpr, epsilon, lambda flat, w: weighted(in_blocks(flat), w), weighted=False
         )
         if (epsilon > 1e-15).any():
             wide = [ravel(weighted(blocks, w), gradient=True) for w in problem.weights]

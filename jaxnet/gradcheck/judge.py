@@ -14,7 +14,7 @@ _ROUNDINGS = 8.0  # times its measured noise may a gradient be off
 _RESOLUTION = 2e-3  # of an element: an error bar wider than that decides nothing, ...
 _LEAF_RESOLUTION = 1e-7  # ... but where it is no more than this of its leaf's largest
 _SMALLEST = 1e-290  # nothing, whatever it is compared with
-_FLUSHED = 2.0**-126  # float32's and bfloat16's smallest normal number: what is below it XLA makes 0
+FLUSHED = 2.0**-126  # float32's and bfloat16's smallest normal number: what is below it XLA makes 0
 _NATURAL = 1e-6  # of f's value over the element's size, or of its slopes beside: as good as nothing
 
 
@@ -95,7 +95,7 @@ def tolerance(
 
 def flushed(epsilon: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return what numbers of types of some epsilon lose where they are flushed to zero."""
-    return np.where(epsilon > 1e-15, _FLUSHED, 0.0)
+    return np.where(epsilon > 1e-15, FLUSHED, 0.0)
 
 
 def distance(values: Float[np.ndarray, " n"], found: Estimate) -> Float[np.ndarray, " n"]:

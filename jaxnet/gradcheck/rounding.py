@@ -27,12 +27,19 @@ _EXACT = {
 
 
 def rounded(
-    jaxpr: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any], seed: Any, size: Any, limit: Any
+    jaxpr: ClosedJaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    seed: Any,
+    size: Any,
+    limit: Any,
+    least: Any = 0.0,
 ) -> Values:
     """Return a jaxpr's results where every operation's is off by a random rounding of a relative size.
 
     size: at least 2^-52, or half of them vanish, 1 + 2^-53 being 1. What only moves numbers about is left
-    alone. limit: trips after which a while loop is left, which may never end because of them.
+    alone. limit: trips after which a while loop is left, which may never end because of them. least: smaller
+    results are made 0.
     """
     count = iter(range(2**20))
 
@@ -46,19 +53,20 @@ def rounded(
         found = evaluate(eqn, values)
         if eqn.primitive.name in _EXACT:
             return found
-        return [_rounded(value, next(count), seed, size) for value in found]
+        return [_rounded(value, next(count), seed, size, least) for value in found]
 
     return walk(jaxpr.jaxpr, consts, args, rule)
 
 
-def _rounded(value: Any, number: int, seed: Any, size: Any) -> Any:
+def _rounded(value: Any, number: int, seed: Any, size: Any, least: Any) -> Any:
     kind = jnp.result_type(value)
     if jnp.issubdtype(kind, jnp.complexfloating):
         parts = (jnp.real(value), 2 * number), (jnp.imag(value), 2 * number + 1)
-        return lax.complex(*(_rounded(part, n, seed, size) for part, n in parts))
+        return lax.complex(*(_rounded(part, n, seed, size, least) for part, n in parts))
     if not jnp.issubdtype(kind, jnp.floating):
         return value
     places = jnp.arange(np.size(value), dtype=jnp.uint32).reshape(np.shape(value))
     mixed = (places + jnp.uint32(number * 7919) + seed * jnp.uint32(40503)) * jnp.uint32(2654435761)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
-    return value * (1 + size * jnp.where((mixed >> 16) & 1, 1.0, -1.0))
+    found = value * (1 + size * jnp.where((mixed >> 16) & 1, 1.0, -1.0))
+    return jnp.where(jnp.abs(found) < least, 0.0, found)

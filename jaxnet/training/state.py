@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jaxnet._names import STEPS as STEPS
 from jaxnet._names import Sampling as Sampling
 from jaxnet.sharding import Layout
 from jaxnet.training.turned import turned_products
+
+_BLOCK = 32  # examples that are read at once
 
 PyTree = Any
 Loss = Callable[..., Any]
@@ -434,15 +436,21 @@ def draw_batches(
 
     "replacement": independent and uniform, to `num_examples / 2^32` (the source's, 4.1). "shuffle": each
     epoch of `num_examples // batch_size` steps goes through a fresh permutation, its remainder left out.
+    "blocks": the same of blocks of 32 examples that follow each other, from another one on in each epoch:
+    what is on disk is read several times as fast so, and should lie there in a random order.
 
     Raises:
         ValueError: an unknown sampling, or a batch larger than the set to shuffle.
     """
-    if sampling not in ("replacement", "shuffle"):
-        raise ValueError(f"sampling must be 'replacement' or 'shuffle', got {sampling!r}")
-    if sampling == "shuffle" and batch_size > num_examples:
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling!r}")
+    block = _BLOCK if sampling == "blocks" else 1
+    usable = num_examples // block * block
+    if sampling != "replacement" and batch_size > usable:
+        whole = f", {usable} in whole blocks of {block}" if block > 1 else ""
         raise ValueError(
-            f"batch_size must be at most the {num_examples} training examples to shuffle, got {batch_size}"
+            f"batch_size must be at most the {num_examples} training examples to shuffle{whole}, "
+            f"got {batch_size}"
         )
     steps = first_step + jnp.arange(num_steps)
     if sampling == "replacement":
@@ -454,10 +462,20 @@ def draw_batches(
         alone = str(jax.random.key_impl(key)) != "threefry2x32"
         drawn = jax.lax.map(bits, steps) if alone else jax.vmap(bits)(steps)
         return (drawn % np.uint32(num_examples)).astype(jnp.int32)
-    per_epoch = num_examples // batch_size
+    per_epoch = usable // batch_size
     first_epoch = first_step // per_epoch
     epochs = first_epoch + jnp.arange((num_steps - 1) // per_epoch + 2)
-    order = jax.lax.map(lambda e: jax.random.permutation(jax.random.fold_in(key, e), num_examples), epochs)
+
+    def permuted(epoch: Array) -> Array:
+        own = jax.random.fold_in(key, epoch)
+        order: Array = jax.random.permutation(own, usable // block)
+        if block == 1:
+            return order
+        first = jax.random.bits(jax.random.fold_in(own, 0), (), jnp.uint32) % np.uint32(num_examples)
+        rows = order.astype(jnp.uint32)[:, None] * np.uint32(block) + np.arange(block, dtype=np.uint32)
+        return (rows.ravel() + first) % np.uint32(num_examples)
+
+    order = jax.lax.map(permuted, epochs)
     order = order[:, : per_epoch * batch_size].reshape(-1, batch_size)
     result: Array = order[steps - first_epoch * per_epoch].astype(jnp.int32)
     return result

@@ -71,6 +71,14 @@ def a_saturated_unit_whose_slope_is_no_normal_number():
     return check(lambda x: jax.nn.sigmoid(x).sum(), f32(-95, 0.1))
 
 
+@jax.custom_jvp
+def softplus(x):
+    return jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.maximum(x, 0)
+
+
+softplus.defjvps(lambda t, value, x: jax.nn.sigmoid(x) * t)
+
+
 @kind(END, "pass", "complex step")
 def sums_of_rows_that_saturate():
     rng = np.random.default_rng(0)
@@ -80,6 +88,12 @@ def sums_of_rows_that_saturate():
         return jnp.mean(jnp.tanh(jax.ops.segment_sum(table[jnp.asarray(ids)], jnp.asarray(into), 6)) ** 2)
 
     return check(pooled, table)
+
+
+@kind(END, "pass")
+def two_terms_that_are_both_flushed():
+    x = f32(-77.7949391547136, *normal(299))
+    return check(lambda x: jnp.mean(softplus(x) * jnp.cos(x / 50)), x)
 
 
 @kind(END, "pass")
