@@ -393,7 +393,10 @@ def _forward_untraced(problem: Problem) -> Gradient:
 
 def hand_written(problem: Problem, name: str, candidate: Any) -> Gradient:
     """Return a hand-written gradient, a function of f's arguments or a ready pytree."""
-    if not callable(candidate):
+    numbers = jax.tree_util.tree_leaves_with_path(candidate)
+    paths = {(0, jax.tree_util.keystr(path)) for path, leaf in numbers if is_inexact(leaf)}
+    # A module of the model's own kind can be called, but is what a gradient of it looks like.
+    if not callable(candidate) or (problem.single and paths == {*problem.keys}):
         blocks = _leaves(problem, name, candidate)
         own = [ravel(_weighted(problem, blocks, w), gradient=True) for w in problem.weights]
         dtypes = [np.dtype(getattr(leaf, "dtype", np.float64)) for leaf in blocks[0]]

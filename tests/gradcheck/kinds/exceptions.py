@@ -411,6 +411,17 @@ def whole_equinox_mlp():
     return check(lambda model: jnp.sum(jax.vmap(model)(x) ** 2), model)
 
 
+@kind(OTHERS, "fail", "ready is 1.02 times the gradient", needs="equinox")
+def a_ready_gradient_that_can_be_called():
+    import equinox as eqx
+
+    def f(model):
+        return jnp.sum(model(jnp.arange(3.0)) ** 2)
+
+    model = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
+    return check(f, model, candidates={"ready": jax.tree.map(lambda g: 1.02 * g, eqx.filter_grad(f)(model))})
+
+
 @kind(OTHERS, "fail", needs="equinox")
 def whole_equinox_mlp_and_a_wrong_candidate():
     import equinox as eqx

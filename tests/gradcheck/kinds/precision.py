@@ -97,6 +97,11 @@ def two_terms_that_are_both_flushed():
 
 
 @kind(END, "pass")
+def a_flushed_tail_times_more_than_one():
+    return check(lambda x: jnp.mean(jnp.exp(-x * x)), f32(9.33, 1, 2))
+
+
+@kind(END, "pass")
 def a_radial_basis_so_far_away_that_it_is_flushed():
     return check(lambda x: jnp.exp(-(x**2)).sum(), f32(9.6, 0.1))
 
