@@ -72,7 +72,7 @@ def numerical_gradient(f: Callable[[PyTree], Any], params: PyTree, h: int | floa
     array([6., 8.])
     """
     _check_positive(h, "h")
-    with float64(f, args=(params,)), ordinary():
+    with ordinary(), float64(f, args=(params,)):
         point = _params_to_float64(params)
         _check_float64(f, point)
         if _is_traced(point):
@@ -129,7 +129,7 @@ def richardson_gradient(f: Callable[[PyTree], Any], params: PyTree) -> GradientE
     >>> bool(np.all(abs(estimate - np.cos([0.0, 1.0])) <= error)), bool(error.max() < 1e-9)
     (True, True)
     """
-    with float64(f, args=(params,)), ordinary():
+    with ordinary(), float64(f, args=(params,)):
         target = _scalar_target(f, params).sharpened()
 
         def unsettled(found: Estimate) -> np.ndarray:
@@ -160,7 +160,7 @@ def complex_step_gradient(f: Callable[[PyTree], Any], params: PyTree) -> PyTree:
     >>> bool(abs(complex_step_gradient(lambda x: jnp.exp(x) / x, 2.0) - np.exp(2.0) / 4) < 1e-15)
     True
     """
-    with float64(f, args=(params,)), ordinary():
+    with ordinary(), float64(f, args=(params,)):
         target = _scalar_target(f, params)
         everywhere = np.arange(target.flat.size)
         try:
@@ -218,7 +218,7 @@ def gradient_descent(
     _check_positive(lr, "lr")
     if not isinstance(step_num, (int, np.integer)) or step_num < 0:
         raise ValueError(f"step_num must be an integer, 0 or more, got {step_num!r}")
-    with float64(f, args=(init_x,)), ordinary():
+    with ordinary(), float64(f, args=(init_x,)):
         point = _params_to_float64(init_x)
         _check_float64(f, point)
         if _is_traced(point):

@@ -254,6 +254,20 @@ def test_the_process_stays_as_it_is():
     assert jnp.asarray(labels).dtype == np.int32
 
 
+@pytest.mark.parametrize("run", [check_gradients, jaxnet.locate, jaxnet.numerical_gradient])
+def test_products_are_of_full_precision_whatever_a_gpu_is_given_to(run):
+    told = set()
+
+    def f(w):
+        told.add(jax.config.jax_default_matmul_precision)
+        return jnp.tanh(jnp.outer(w, w) @ w).sum()
+
+    with jax.default_matmul_precision("bfloat16"):
+        run(f, np.ones(3, np.float32))
+        assert jax.config.jax_default_matmul_precision == "bfloat16"
+    assert told == {"highest"}
+
+
 OWN = """
 import jax.numpy as jnp
 from jax import lax
