@@ -32,6 +32,7 @@ _Path = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
 _HELD = 2**26  # bytes of all inputs, or of all targets, that are read once and held
+_OPEN = 128  # files that stay mapped: a system lets a process open some hundreds
 _RUN = 8  # rows in a run, on average, from which on runs are read one by one
 _REGIONS = 16  # of 2 MB, as the system may map them around a row: after so many they are given back
 
@@ -88,19 +89,18 @@ class OnDisk:
 
     def _read(self, name: str, rows: Array) -> Array:
         """Read rows of "x" or "t", those that lie one after another at once; only they take memory."""
-        files = [self.file(shard, name) for shard in self.shards]
-        first, ends = files[0], np.array(self._ends)
+        first, ends = self.file(self.shards[0], name), np.array(self._ends)
+        size = first[:1].nbytes
         # Aligned, JAX takes it as it is, without a copy.
         out = datasets.aligned((len(rows), *first.shape[1:]), first.dtype)
-        if sum(file.nbytes for file in files) <= _HELD:
+        if len(self) * size <= _HELD:
             if name not in self._held:
-                self._held[name] = np.concatenate(files)
+                self._held[name] = np.concatenate([np.array(self.file(shard, name)) for shard in self.shards])
             return np.take(self._held[name], rows, axis=0, out=out, mode="clip")  # others would buffer it
         # In their order in the files, so that few regions are mapped at a time, and each once.
         order = np.argsort(rows, kind="stable")
         shard = np.searchsorted(ends, rows[order], "right")
         local = rows[order] - np.append(0, ends)[shard]
-        size = first[:1].nbytes
         follows = (np.diff(order) == 1) & (np.diff(local) == 1) & (np.diff(shard) == 0)
         runs = np.flatnonzero(np.r_[True, ~follows, True])
         if len(runs) * _RUN <= len(rows):
@@ -110,7 +110,7 @@ class OnDisk:
         chunk = np.cumsum(change) * max(1, size >> 21) // _REGIONS
         cuts = np.flatnonzero(np.r_[True, (np.diff(shard) != 0) | (np.diff(chunk) != 0), True])
         for start, stop in pairwise(cuts.tolist()):
-            file, path = files[shard[start]], getattr(self.shards[shard[start]], name)
+            file, path = self.file(self.shards[shard[start]], name), getattr(self.shards[shard[start]], name)
             if (got := path.stat().st_size) < file.offset + file.nbytes:
                 raise ValueError(
                     f"{path}: expected {file.offset + file.nbytes} bytes, got {got}: it was cut short"
@@ -124,20 +124,17 @@ class OnDisk:
         self, name: str, runs: list[int], out: Array, order: Array, shard: Array, local: Array
     ) -> None:
         """Read rows of which many lie one after another, each run of them straight into its place."""
-        opened = dict[Path, Any]()
-        try:
-            for start, stop in pairwise(runs):
-                path, place = getattr(self.shards[shard[start]], name), int(order[start])
-                if path not in opened:
-                    opened[path] = path.open("rb", buffering=0)
-                file, into = self._open[path], out[place : place + stop - start]
-                opened[path].seek(file.offset + int(local[start]) * into[:1].nbytes)
-                if opened[path].readinto(into.view(np.uint8).data) < into.nbytes:
-                    got, expected = path.stat().st_size, file.offset + file.nbytes
-                    raise ValueError(f"{path}: expected {expected} bytes, got {got}: it was cut short")
-        finally:
-            for raw in opened.values():
-                raw.close()
+        for same in pairwise(np.flatnonzero(np.r_[True, np.diff(shard[runs[:-1]]) != 0, True]).tolist()):
+            own = self.shards[shard[runs[same[0]]]]
+            path, file = getattr(own, name), self.file(own, name)
+            with path.open("rb", buffering=0) as raw:
+                for start, stop in pairwise(runs[same[0] : same[1] + 1]):
+                    place = int(order[start])
+                    into = out[place : place + stop - start]
+                    raw.seek(file.offset + int(local[start]) * into[:1].nbytes)
+                    if raw.readinto(into.view(np.uint8).data) < into.nbytes:
+                        got, expected = path.stat().st_size, file.offset + file.nbytes
+                        raise ValueError(f"{path}: expected {expected} bytes, got {got}: it was cut short")
 
     def file(self, shard: Shard, name: str) -> Any:
         """Return the rows of a shard's "x" or "t", mapped into memory; ValueError where it is damaged."""
@@ -146,6 +143,8 @@ class OnDisk:
             file = _mapped(path)
             if len(file) != shard.length:
                 raise ValueError(f"{path}: expected {shard.length} rows, got {len(file)}")
+            if len(self._open) >= _OPEN:
+                return file
             self._open[path] = file
         return self._open[path]
 

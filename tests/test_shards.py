@@ -108,6 +108,24 @@ def test_rows_come_in_the_order_that_they_are_asked_for(folder, dtype, nothing_i
     np.testing.assert_array_equal(t, T[100:][rows])
 
 
+@pytest.mark.parametrize("held", [0, 2**26])
+def test_there_may_be_more_shards_than_files_that_may_be_open(tmp_path, monkeypatch, held):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(shards, "_HELD", held)
+    monkeypatch.setattr(shards, "_OPEN", 20)
+    train, _ = shards.convert(npz(tmp_path), tmp_path / "shards", shard_bytes=40)
+    assert len(train.shards) > 100
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 60, limits[1]))
+    try:
+        for rows in (RNG.integers(0, 400, 300), np.arange(400)):
+            np.testing.assert_array_equal(train.rows(rows)[0], FLOATS[100:][rows])
+        fit(network.loss, PARAMS, train, steps=20, batch_size=16, progress=False)
+        np.testing.assert_array_equal(train.labels(), T[100:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_blocks_from_disk_train_as_from_memory_bit_for_bit(folder, nothing_is_held):
     how = {"steps": 80, "batch_size": 24, "sampling": "blocks", "progress": False}
     on_disk = fit(network.loss, PARAMS, shards.load(folder)[0], **how)
