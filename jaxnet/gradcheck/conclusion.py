@@ -122,7 +122,7 @@ def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> 
         for label, values in ((listing(types), gradient.own), ("float64", gradient.wide)):
             if not values:
                 continue
-            fewest, any_decided = 16.0, False
+            fewest, any_decided, any_seen = 16.0, False, False
             for number, found in enumerate(rounds):
                 mine = values[number][found.elements]
                 any_decided |= bool((found.decided & rows_of(gradient, found)).any())
@@ -135,8 +135,11 @@ def _precision(problem: Problem, known: list[Gradient], rounds: list[Round]) -> 
                 some = np.minimum(
                     judge.digits(mine, found.estimate), np.nan_to_num(bar, posinf=16.0, nan=16.0)
                 )
-                fewest = min(fewest, float(np.min(some[rows], initial=16.0)))
-            if any_decided:
+                fewest, any_seen = (
+                    min(fewest, float(np.min(some[rows], initial=16.0))),
+                    any_seen or rows.any(),
+                )
+            if any_decided and any_seen:
                 parts.append(f"in {label} to {int(max(fewest, 0))} digits")
         if parts:
             result[gradient.name] = ", ".join(dict.fromkeys(parts))

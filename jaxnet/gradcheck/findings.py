@@ -197,7 +197,7 @@ def _element(problem: Problem, known: list[Gradient], rounds: list[Round], numbe
         entries = [_worst_entry(problem, g, found, row) for g, _ in shown if g.entries is not None]
         reason = "; ".join([reason, *(entry for entry in entries if entry)])
     elif verdict == "inconclusive":
-        reason = _undecided(problem, known, found, row, path)
+        reason = _undecided(problem, known, found, number, row, path)
     return Element(
         path=path,
         values=values,
@@ -246,7 +246,9 @@ def _worst_entry(problem: Problem, gradient: Gradient, found: Round, row: int) -
     return text
 
 
-def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, path: str) -> str:
+def _undecided(
+    problem: Problem, known: list[Gradient], found: Round, number: int, row: int, path: str
+) -> str:
     estimate, target = found.estimate, found.target
     if row in found.excused:
         slopes = sorted({f"{slope:.7g}" for slope in (estimate.low[row], estimate.high[row])})
@@ -261,14 +263,15 @@ def _undecided(problem: Problem, known: list[Gradient], found: Round, row: int, 
         return f"f is not finite near {path}"
     if np.isinf(estimate.error[row]):
         return f"the slope of f at {path} has no end: it grows as the step shrinks, or does not settle"
-    noisy = [
-        g
-        for g in known
-        if g.noise is not None
-        and (g.wide is None or g.own is None)
-        and 8 * g.noise[found.elements[row]] > 0.05 * abs(estimate.value[row])
-    ]
-    if noisy and estimate.error[row] <= 0.05 * abs(estimate.value[row]):
+    index, size = found.elements[row], 0.05 * abs(estimate.value[row])
+
+    def is_rounding(g: Gradient) -> bool:
+        if g.wide and g.own:
+            return bool(abs(g.own[number][index] - estimate.value[row]) > size)
+        return g.noise is not None and bool(8 * g.noise[index] > size)
+
+    noisy = [g for g in known if is_rounding(g)]
+    if noisy and estimate.error[row] <= size:
         return f"{listing([g.name for g in noisy])} at {path} depends on its rounding: f amplifies it"
     bar = f"{estimate.error[row]:.1e}"
     return f"the error bar at {path}, {bar}, is too wide to decide: f has noise or is not smooth"

@@ -259,7 +259,7 @@ def _round(
         error = found.error.copy()
         error[rows] += 4 * np.nan_to_num(np.abs(seen - target.value)).max(axis=1) / found.step[rows]
         found = found._replace(error=error)
-    rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, largest(found), natural))
+    rows = np.flatnonzero(wrong(found) | _blurred(found, known, index, number, largest(found), natural))
     if rows.size and target.jaxpr is not None:
         own = [g.epsilon[index[rows]].max() for g in known if g.own and g.epsilon is not None]
         beside = min(max(_TIED, *(_ROUNDINGS_BESIDE * epsilon for epsilon in own), 0.0), _WIDEST_TIE)
@@ -286,7 +286,7 @@ def _round(
         estimate=found,
         largest=largest(found),
         natural=natural,
-        decided=decided(found) & ~_blurred(found, known, index, largest(found), natural),
+        decided=decided(found) & ~_blurred(found, known, index, number, largest(found), natural),
         failed={name: found[0] for name, found in judged.items()},
         allowed={name: found[1] for name, found in judged.items()},
         allowed_wide={name: found[2] for name, found in judged.items()},
@@ -333,15 +333,28 @@ def _remeasured(
 
 
 def _blurred(
-    found: Estimate, known: list[Gradient], index: np.ndarray, largest: np.ndarray, natural: np.ndarray
+    found: Estimate,
+    known: list[Gradient],
+    index: np.ndarray,
+    number: int,
+    largest: np.ndarray,
+    natural: np.ndarray,
 ) -> np.ndarray:
-    """Return where a gradient's own noise is so large that it can be neither right nor wrong."""
+    """Return where a gradient's own noise is so large that it can be neither right nor wrong.
+
+    Or has taken a float32 one as far off, though its rule is right in float64.
+    """
     result = np.zeros(len(index), bool)
     for gradient in known:
-        if gradient.noise is not None and (gradient.wide is None or gradient.own is None):
-            noise = 8 * np.fmax(gradient.noise, gradient.rounded)[index]
-            scale = np.maximum(1e-3 * np.maximum(largest, found.slope), 1e-6 * natural)
-            result |= noise > np.maximum(0.05 * np.abs(found.value), scale)
+        if gradient.noise is None:
+            continue
+        scale = np.maximum(1e-3 * np.maximum(largest, found.slope), 1e-6 * natural)
+        noise = 8 * np.fmax(gradient.noise, gradient.rounded)[index]
+        if gradient.wide and gradient.own:
+            assert gradient.epsilon is not None
+            noise = judge.distance(gradient.own[number][index], found)
+            noise = np.where(gradient.epsilon[index] > _COARSE, 0.0, noise)
+        result |= noise > np.maximum(0.05 * np.abs(found.value), scale)
     result &= found.status != Status.KINK
     return result
 

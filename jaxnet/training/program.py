@@ -33,6 +33,7 @@ Evaluate = Callable[[TrainState], Metrics]
 
 _LIMIT = 64  # programs kept, of each of which a network of MNIST's size takes some 100 kB
 _HELD = 2**26  # bytes that the largest array of an evaluation may take
+_DRAWN = 2**20  # row numbers, of what is on disk, that are drawn at once
 _programs: OrderedDict[tuple[Any, ...], Future[Compiled]] = OrderedDict()  # the longest unused first
 _lock = Lock()
 
@@ -164,6 +165,8 @@ def compile_train(
         how["batch_size"] = task.batch_size
     given = (rows, hyper, examples) if batches is None else (zero, hyper, batches)
     step = program(run_stretch, state, zero, *given, spread=taking, **how)
+    # Of batches read a few at a time the rows of many are drawn at once: a permutation is one piece of work.
+    blocks = 1 if source is None else max(1, _DRAWN // (max_steps * task.batch_size))
     draw = program(
         draw_rows,
         state.key,
@@ -172,7 +175,7 @@ def compile_train(
         task.subsets,
         kind="quick",
         spread=drawn,
-        max_steps=max_steps,
+        max_steps=max_steps * blocks,
         batch_size=task.batch_size,
         num_examples=task.num_examples,
         sampling=task.sampling,
@@ -181,9 +184,14 @@ def compile_train(
     if source is not None:
         key = state.key
 
+        @lru_cache(2)
+        def drawn_of(number: int) -> np.ndarray:
+            first = on_device(number * max_steps * blocks, mesh)
+            return np.asarray(jax.device_get(draw.result()(key, first, task.batches, None)))
+
         def rows_of(number: int) -> np.ndarray:
-            drawn = draw.result()(key, on_device(number * max_steps, mesh), task.batches, None)
-            return np.asarray(jax.device_get(drawn))
+            rows: np.ndarray = np.split(drawn_of(number // blocks), blocks)[number % blocks]
+            return rows
 
         block = disk.batches(source, rows_of, mesh, examples.sample_weight)
 
