@@ -13,11 +13,13 @@ import os
 import shutil
 import struct
 import tempfile
+import weakref
 import zipfile
 import zlib
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -34,6 +36,7 @@ _INDEX, _FORMAT = "index.json", "jaxnet dataset 1"
 _HELD = 2**26  # bytes of all inputs, or of all targets, that are read once and held
 _OPEN = 128  # files that stay mapped: a system lets a process open some hundreds
 _RUN = 8  # rows in a run, on average, from which on runs are read one by one
+_SPARE, _LARGE = 4, 2**20  # pieces of memory of so many bytes are kept, to be read into again
 _REGIONS = 16  # of 2 MB, as the system may map them around a row: after so many they are given back
 
 
@@ -56,6 +59,10 @@ class OnDisk:
     class_names: tuple[str, ...] | None = None
     _open: dict[Path, Any] = field(default_factory=dict, compare=False, repr=False)
     _held: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
+    _spare: deque[mmap.mmap] = field(default_factory=lambda: deque(maxlen=_SPARE), compare=False, repr=False)
+
+    def __reduce__(self) -> Any:
+        return OnDisk, (self.shards, self.top, self.class_names)
 
     @staticmethod
     def of(x: _Path, t: _Path, *, top: float | None = None) -> "OnDisk":
@@ -85,14 +92,33 @@ class OnDisk:
         """
         asked = np.asarray(rows)
         x, t = (self._read(name, asked) for name in ("x", "t"))
-        return (x if self.top is None else np.divide(x, np.float32(self.top), dtype=np.float32)), t
+        if self.top is not None:
+            x = np.divide(x, np.float32(self.top), out=self._empty(x.shape, np.dtype(np.float32)))
+        return x, t
+
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an aligned array, which JAX takes without a copy, in spare memory where there is some."""
+        if (size := math.prod(shape) * dtype.itemsize) < _LARGE:
+            return datasets.aligned(shape, dtype)
+        memory = None
+        for spare in tuple(self._spare):
+            if len(spare) == size:
+                with suppress(ValueError):  # another thread took it
+                    self._spare.remove(spare)
+                    memory = spare
+                    break
+        if memory is None:
+            memory = mmap.mmap(-1, size)
+        found = np.frombuffer(memory, dtype)
+        # Each view of it, JAX's too, holds this array: NumPy lets it stand for what is no array below it.
+        weakref.finalize(found, self._spare.append, memory).atexit = False
+        return found.reshape(shape)
 
     def _read(self, name: str, rows: Array) -> Array:
         """Read rows of "x" or "t", those that lie one after another at once; only they take memory."""
         first, ends = self.file(self.shards[0], name), np.array(self._ends)
         size = first[:1].nbytes
-        # Aligned, JAX takes it as it is, without a copy.
-        out = datasets.aligned((len(rows), *first.shape[1:]), first.dtype)
+        out = self._empty((len(rows), *first.shape[1:]), first.dtype)
         if len(self) * size <= _HELD:
             if name not in self._held:
                 self._held[name] = np.concatenate([np.array(self.file(shard, name)) for shard in self.shards])

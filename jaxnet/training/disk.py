@@ -14,7 +14,7 @@ from jaxnet.shards import OnDisk
 from jaxnet.training.state import Examples
 
 _READERS, _AHEAD = 2, 2  # threads, and pieces that are read before they are asked for
-PIECE = 2**25  # bytes that are read at once
+PIECE = 2**26  # bytes that are read at once
 
 
 def like(source: OnDisk) -> Examples:
