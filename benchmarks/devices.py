@@ -2,7 +2,8 @@
 
 `python -m benchmarks.devices` prints a table: the seconds of a step of 784-50-10 by batches of 100 and of
 2,000, on 1, 2, 4 and 8 devices of one process and in 1 and 2 processes, and the prediction from what was
-measured apart: the step on one device with a device's share of the batch, and the sums over devices.
+measured apart in the same processes: the work, as many networks that each train alone on a device with its
+share of a batch; the sum of a gradient between two products; the exchange of batches.
 """
 
 import argparse
@@ -14,64 +15,114 @@ import subprocess
 import sys
 import time
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-SIZES, EXAMPLES, STEPS = (784, 50, 10), 20_000, 300
-PARAMETERS = sum(n * m + m for n, m in pairwise(SIZES))
-ROW = 784 * 4 + 4  # bytes of an example
-BLOCK = 2**24  # bytes of the batches that are exchanged in one sum
+SIZES, EXAMPLES, STEPS, TURNS, CALLS = (784, 50, 10), 20_000, 300, 3, 20
 
 
-def seconds_of_a_sum(mesh: Any, numbers: int, repeats: int) -> float:
-    """Return the seconds that the devices take to add up arrays of so many numbers, within a program."""
+def seconds_of(f: Any, *args: Any) -> float:
+    """Return the seconds of a call that waits for its result."""
+    import jax
+
+    start = time.perf_counter()
+    jax.block_until_ready(f(*args))
+    return time.perf_counter() - start
+
+
+def products(mesh: Any, share: int, summed: bool) -> Any:
+    """Return what takes steps of two products on each device and, if summed, of the sum of a gradient."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
     from jax.sharding import PartitionSpec
 
-    def sums(x: Any) -> Any:
-        return jax.lax.fori_loop(0, repeats, lambda _, x: jax.lax.psum(x, "data") * 0.5, x)
+    from jaxnet import network
+    from jaxnet.sharding import place
+
+    split, everywhere = PartitionSpec("data"), PartitionSpec()
+
+    def own(x: Any, gradient: Any) -> Any:
+        def body(_: Any, gradient: Any) -> Any:
+            (first, bias), *others = gradient
+            own = (type(gradient[0])(x.T @ jnp.tanh(x @ first) * 1e-6, bias), *others)
+            return jax.lax.psum(own, "data") if summed else own
+
+        return jax.lax.fori_loop(0, STEPS, body, gradient)
 
     f = jax.jit(
-        jax.shard_map(sums, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+        jax.shard_map(own, mesh=mesh, in_specs=(split, everywhere), out_specs=everywhere, check_vma=False)
     )
-    x = jax.jit(partial(jnp.ones, numbers), out_shardings=jax.NamedSharding(mesh, PartitionSpec()))()
-    jax.block_until_ready(f(x))
-    start = time.perf_counter()
-    jax.block_until_ready(f(x))
-    return (time.perf_counter() - start) / repeats
+    shape = share * mesh.shape["data"], SIZES[0]
+    x = np.random.default_rng(0).random(shape, np.float32)
+    parts = jax.make_array_from_callback(shape, jax.NamedSharding(mesh, split), lambda index: x[index])
+    whole = jax.NamedSharding(mesh, everywhere)
+    gradient = jax.tree.map(lambda leaf: place(leaf, whole), network.init(jax.random.key(0), SIZES))
+    return partial(f, parts, gradient)
 
 
-def seconds_of_a_step(mesh: Any, batch: int) -> float:
-    """Return the seconds of a step in training, compilation apart."""
+def exchanges(mesh: Any, x: Any, t: Any, batch: int) -> Any:
+    """Return what measures the exchange of batches as training does it, in seconds a step."""
+    import jax
+    import numpy as np
+
+    from jaxnet.sharding import layout, place, replicated
+    from jaxnet.training.body import exchange
+    from jaxnet.training.run import _MAX_EXCHANGED
+    from jaxnet.training.state import Examples
+
+    how = layout(len(x), mesh)
+    first, last = how.own_rows()
+    own_x, own_t = (how.place(leaf[first:last], first) for leaf in (x, t))
+    examples = Examples(own_x, own_t, None, how)
+    steps = max(1, min(STEPS, _MAX_EXCHANGED // (batch * (x[0].nbytes + t[0].nbytes))))
+    rng, f, everywhere = np.random.default_rng(0), jax.jit(exchange), replicated(mesh)
+
+    def measure() -> float:
+        drawn = rng.integers(len(x), size=(CALLS, steps, batch), dtype=np.int32)
+        seconds = [seconds_of(f, place(rows, everywhere), examples) for rows in drawn]
+        return sum(seconds) / CALLS / steps
+
+    return measure
+
+
+def child(devices: int, processes: int, own: int, port: int, batch: int) -> dict[str, float]:
+    """Return the seconds of a step that one process measures, and of what it consists of."""
     import jax
     import numpy as np
 
     import jaxnet
-    from jaxnet import network
-
-    rng = np.random.default_rng(0)
-    x, t = rng.random((EXAMPLES, SIZES[0]), np.float32), rng.integers(10, size=EXAMPLES)
-    params = network.init(jax.random.key(0), SIZES)
-    run = partial(jaxnet.fit, network.loss, params, (x, t), batch_size=batch, mesh=mesh, progress=False)
-    run(steps=STEPS)
-    return float(run(steps=STEPS).train_seconds) / STEPS
-
-
-def child(devices: int, processes: int, own: int, port: int, batch: int) -> dict[str, float]:
-    """Return what one process measures."""
-    from jaxnet import sharding
+    from jaxnet import network, sharding
 
     if processes > 1:
         sharding.connect(f"127.0.0.1:{port}", processes, own)
     parts = devices * processes
     mesh = sharding.mesh(parts) if parts > 1 else None
-    found = {"step": seconds_of_a_step(mesh, batch)}
+    rng = np.random.default_rng(0)
+    x = rng.random((EXAMPLES, SIZES[0]), np.float32)
+    t = rng.integers(10, size=EXAMPLES, dtype=np.int32)
+    how: dict[str, Any] = {"steps": STEPS, "mesh": mesh, "progress": False}
+    params = network.init(jax.random.key(0), SIZES)
+    step = partial(jaxnet.fit, network.loss, params, (x, t), batch_size=batch, **how)
+    keys = jax.random.split(jax.random.key(1), parts)
+    networks = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (parts, *leaf.shape)), params)
+    alone = partial(
+        jaxnet.fit_many, network.loss, networks, (x, t), batch_size=batch // parts, key=keys, **how
+    )
+    pieces: dict[str, Any] = {
+        "step": lambda: step().train_seconds / STEPS,
+        "work": lambda: alone().train_seconds / STEPS,
+    }
     if mesh is not None:
-        block = max(1, min(STEPS, BLOCK // (batch * ROW)))
-        found["gradient"] = seconds_of_a_sum(mesh, PARAMETERS, 100)
-        found["exchange"] = seconds_of_a_sum(mesh, block * batch * ROW // 4, 3) / block
-    return found
+        summed, not_summed = (products(mesh, batch // parts, summed) for summed in (True, False))
+        pieces["sum"] = lambda: (seconds_of(summed) - seconds_of(not_summed)) / STEPS
+        pieces["exchange"] = exchanges(mesh, x, t, batch)
+    found: dict[str, list[float]] = {name: [] for name in pieces}
+    for turn in range(1 + TURNS):  # in turn, the first to compile
+        for name, measure in pieces.items():
+            value = float(measure())
+            if turn:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def measured(devices: int, processes: int, batch: int) -> dict[str, float]:
@@ -103,31 +154,26 @@ def main() -> None:
         own, devices, processes, port, batch = options.child
         print(json.dumps(child(devices, processes, own, port, batch)))
         return
-    cores = len(os.sched_getaffinity(0))
-    print("batch  devices  processes  step (us)  against one  predicted (us)  predicted / measured")
+    print(
+        "batch  devices  processes  step (us)  against one    work + sum + exchange (us)  predicted/measured"
+    )
     for batch in options.batch:
         places = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2)]
-        shares = sorted({batch // (d * p) for d, p in places})
-        rounds = [
-            {(d, p): measured(d, p, batch) for d, p in places}
-            | {("share", share): measured(1, 1, share) for share in shares}
-            for _ in range(options.rounds)
-        ]
-
-        def median(key: Any, name: str, rounds: Any = rounds) -> float:
-            values = [found[key].get(name, 0.0) for found in rounds]
-            return float(statistics.median(values))
-
-        for d, p in places:
-            step, parts = median((d, p), "step"), d * p
-            alone = median(("share", batch // parts), "step")
-            predicted = alone * -(-parts // cores) + median((d, p), "gradient") + median((d, p), "exchange")
-            ratio = statistics.median(found[d, p]["step"] / found[1, 1]["step"] for found in rounds)
-            print(
-                f"{batch:5}  {d:7}  {p:9}  {step * 1e6:9.0f}  {ratio:11.2f}  {predicted * 1e6:14.0f}  "
-                f"{predicted / step:20.2f}",
-                flush=True,
+        rounds = [{place: measured(*place, batch) for place in places} for _ in range(options.rounds)]
+        for place in places:
+            found = [one[place] for one in rounds]
+            step = statistics.median(one["step"] for one in found)
+            ratio = statistics.median(one[place]["step"] / one[1, 1]["step"] for one in rounds)
+            names = ("work", "sum", "exchange")
+            parts = [statistics.median(one.get(name, 0.0) for one in found) * 1e6 for name in names]
+            shares = statistics.median(
+                sum(one.get(name, 0.0) for name in names) / one["step"] for one in found
             )
+            line = f"{batch:5}  {place[0]:7}  {place[1]:9}  {step * 1e6:9.0f}  {ratio:11.2f}"
+            if place != (1, 1):
+                told = " + ".join(f"{part:.0f}" for part in parts) + f" = {sum(parts):.0f}"
+                line += f"  {told:>28}  {shares:18.2f}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
