@@ -74,13 +74,13 @@ def exchanges(mesh: Any, x: Any, t: Any, batch: int) -> Any:
     first, last = how.own_rows()
     own_x, own_t = (how.place(leaf[first:last], first) for leaf in (x, t))
     examples = Examples(own_x, own_t, None, how)
-    steps = max(1, min(STEPS, _MAX_EXCHANGED // (batch * (x[0].nbytes + t[0].nbytes))))
+    steps: int = max(1, min(STEPS, _MAX_EXCHANGED // (batch * (x[0].nbytes + t[0].nbytes))))
     rng, f, everywhere = np.random.default_rng(0), jax.jit(exchange), replicated(mesh)
 
     def measure() -> float:
         drawn = rng.integers(len(x), size=(CALLS, steps, batch), dtype=np.int32)
         seconds = [seconds_of(f, place(rows, everywhere), examples) for rows in drawn]
-        return sum(seconds) / CALLS / steps
+        return float(statistics.mean(seconds)) / steps
 
     return measure
 
