@@ -52,7 +52,7 @@ def assert_leaves_close(ours, theirs, tolerance):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("one_hot", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)

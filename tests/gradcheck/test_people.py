@@ -14,9 +14,16 @@ def test_the_catalogue_is_large():
     assert len(CASES) >= 200 and len({case.name for case in CASES}) == len(CASES)
 
 
+LONG = "diffrax"  # half a minute each, compiled without optimization; test_kinds and test_locate have some
+
+
+def marked(case):
+    return pytest.param(case, id=case.name, marks=[pytest.mark.rest] if case.name.startswith(LONG) else [])
+
+
 @pytest.mark.sampled(10)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 def test_the_right_gradient_passes_beside_a_wrong_one_that_fails(case, dtype):
     if case.needs and importlib.util.find_spec(case.needs) is None:
         pytest.skip(f"needs {case.needs}, an extra of the tests")
