@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxtyping import Float, Int
 
 from jaxnet._compiler import compiler_options
-from jaxnet.gradcheck.interpret import bind, holds, inside, loops_in_branch, walk
+from jaxnet.gradcheck.interpret import all_eqns, bind, holds, inside, loops_in_branch, walk
 from jaxnet.gradcheck.perturb import Change, moved, replaced
 from jaxnet.gradcheck.pieces import with_piece
 from jaxnet.gradcheck.rounding import SEEDS, rounded
@@ -76,7 +76,7 @@ def program(
 
     evaluations: how often, about, the jaxpr is run by it. rules: whether it may hold rules of derivatives.
     """
-    key = kind, _text(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
+    key = kind, *_text(jaxpr.jaxpr), bool(jax.config.read("jax_enable_x64"))
     if key not in _programs:
         few = _survey(jaxpr.jaxpr).operations * evaluations < _FEW
         rules |= holds(jaxpr.jaxpr, "eq")  # as that of a maximum compares it with its operands
@@ -89,9 +89,14 @@ def program(
 
 
 @functools.lru_cache(_KEPT)
-def _text(jaxpr: Any) -> str:
-    """Return a jaxpr as text, which takes longer than many a run of it."""
-    return str(jaxpr)
+def _text(jaxpr: Any) -> tuple[str, tuple[Any, ...]]:
+    """Return a jaxpr as text, which takes longer than many a run of it, and the Python that it calls back.
+
+    Of that the text says no more than the name.
+    """
+    calls = [equation for equation in all_eqns(jaxpr) if "callback" in equation.primitive.name]
+    called = [value for equation in calls for value in equation.params.values() if callable(value)]
+    return str(jaxpr), tuple(called)
 
 
 def whole(kind: str, jaxpr: ClosedJaxpr) -> _Program:

@@ -236,6 +236,8 @@ def _round(
         alone = wrong(sharper) & (sharper.error < found.error) & (found.error > 1e-3 * np.abs(found.value))
         if alone.any():  # who contradicts the complex step alone may know better
             values[1][alone] += complex_rounding(target, index[alone], values[0][alone])
+        steep = _too_steep(found, known, index, number, values[0], abs(target.value))
+        found = found._replace(error=np.where(steep, np.inf, found.error))
         found, denied = judge.by_complex_step(found, *values, decided(found))
         if denied is not None:
             reason, values = _not_analytic(found, values[0], denied, index), None
@@ -329,7 +331,9 @@ def _remeasured(
         near |= coarse[index] & (apart < _MOST_ROUNDING * gradient.epsilon[index] * largest)
     if not (bad & near).any():
         return gradient
-    return gradient._replace(rounded=gradient.rounding(number))
+    excused = np.zeros(len(gradient.epsilon))
+    excused[index[near]] = gradient.rounding(number)[index[near]]
+    return gradient._replace(rounded=excused)
 
 
 def _blurred(
@@ -424,6 +428,21 @@ def _confirmed(
         if best and (gradient.wide or (gradient.epsilon is not None and gradient.epsilon.max() < 1e-15)):
             near = judge.distance(best[number][index], found) <= found.error + 1e-9 * np.abs(found.value)
             result |= near & (found.error < 1e-3 * np.abs(found.value))
+    return result
+
+
+def _too_steep(
+    found: Estimate, known: list[Gradient], index: np.ndarray, number: int, values: np.ndarray, size: float
+) -> np.ndarray:
+    """Return where the complex step and a gradient in float64 tell of a slope too steep for the differences.
+
+    Such as of a chaotic map: in one of their steps f would change by many times its own size.
+    """
+    result = np.zeros(len(index), bool)
+    for gradient in known:
+        if best := gradient.wide or gradient.own:
+            alike = np.abs(best[number][index] - values) < 0.1 * np.abs(values)
+            result |= alike & (np.abs(values) * found.step > 1e3 * size)
     return result
 
 
