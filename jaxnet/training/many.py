@@ -319,20 +319,17 @@ def _first_run(
     state: TrainState, rows: np.ndarray, task: Task, shared: bool, resume: FitManyResult | None
 ) -> Run:
     """Return the run of a group before its first step here, of its share of the state."""
-    alive = np.ones(len(rows), bool) if resume is None else ~resume.diverged[rows]
     state = state._replace(key=state.key[0]) if shared else state
-    run = Run(state, alive)
     if resume is None:
-        return run
-    steps = np.asarray(state.step)
+        return Run(state, np.ones(len(rows), bool))
+    resume = share_of_result(resume, rows)
+    alive, steps = ~resume.diverged, np.asarray(state.step)
     done = int(steps[alive].max()) if alive.any() else task.steps
-    loss, eval_step, *curves = resume.history
-    *metrics, aux = ({name: curve[rows] for name, curve in part.items()} for part in curves)
+    history = resume.history
     # Of a group of which none is left, to the end.
-    aux = {name: padded(values, done) for name, values in aux.items()}
-    own = History(padded(loss[rows], done), eval_step, *metrics)._replace(aux=aux)
-    bests = [None if best is None else share_of(best, rows) for best in (resume.scheduled, resume.best)]
-    run = resumed(own, run, task, state, done, bests)
+    aux = {name: padded(values, done) for name, values in history.aux.items()}
+    own = history._replace(loss=padded(history.loss, done), aux=aux)
+    run = resumed(own, Run(state, alive), task, state, done, (resume.scheduled, resume.best))
     if rows[0]:
         return run
     return run._replace(compile_seconds=resume.compile_seconds, train_seconds=resume.train_seconds)
@@ -504,10 +501,15 @@ def _result(
         best("scheduled"),
     )
     kept = np.concatenate([np.append(True, np.diff(rows) > 0) for rows in groups])
-    if kept.all():
-        return whole
     # Without those that filled up the devices.
-    history = whole.history._replace(eval_step=np.array(0))
+    return whole if kept.all() else share_of_result(whole, kept)
+
+
+def share_of_result(result: FitManyResult, rows: np.ndarray) -> FitManyResult:
+    """Return what a result holds of those networks."""
+    loss, eval_step, *curves = result.history
+    # Not by `share_of`, which would sort the metrics by name.
+    parts = [{name: curve[rows] for name, curve in part.items()} for part in curves]
     names = "state", "diverged", "best", "stopped_early", "scheduled"
-    own = share_of({"history": history} | {name: getattr(whole, name) for name in names}, kept)
-    return whole._replace(**own | {"history": own["history"]._replace(eval_step=eval_step)})
+    own = share_of({name: getattr(result, name) for name in names}, rows)
+    return result._replace(history=History(loss[rows], eval_step, *parts), **own)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Num, Shaped
 
 from jaxnet.training.body import share_of
 from jaxnet.training.examples import check_choice, check_positive_int, check_rows
-from jaxnet.training.many import FitManyResult, fit_many, padded
+from jaxnet.training.many import FitManyResult, fit_many, padded, share_of_result
 from jaxnet.training.program import compile_evaluate
 from jaxnet.training.run import kept_where
 from jaxnet.training.state import AnyKey, Loss, Metric, PyTree, as_params, unwrapped, weights_of
@@ -236,7 +236,7 @@ def successive_halving(
     found: list[Rung] = []
     for rung, count in zip(steps, counts, strict=True):
         order = order[:count]
-        going, resume = going[order], _share_of_result(results[-1], order) if results else None
+        going, resume = going[order], share_of_result(results[-1], order) if results else None
         shares = {name: share_of(tree, going) for name, tree in own.items()}
         result = fit_many(
             loss,
@@ -259,12 +259,3 @@ def successive_halving(
         if done < rung:  # a callback ended it, Ctrl-C, or all diverged
             break
     return Halving(int(going[order[0]]), tuple(found), results[-1])
-
-
-def _share_of_result(result: FitManyResult, rows: np.ndarray) -> FitManyResult:
-    history = share_of(result.history._replace(eval_step=np.zeros(())), rows)
-    return result._replace(
-        state=share_of(result.state, rows),
-        history=history._replace(eval_step=result.history.eval_step),
-        diverged=result.diverged[rows],
-    )
