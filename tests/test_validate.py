@@ -77,6 +77,13 @@ def test_what_ends_a_rung_ends_the_halving():
     assert [rung.steps for rung in found.rungs] == [1] and len(found.rungs[0].networks) == 8
 
 
+def test_halving_takes_metrics_in_any_order():
+    metrics = {"squared": square, "loss": square}
+    found = halving(metrics=metrics, metric="loss", part="validation", rungs=(1, 2))
+    assert [rung.steps for rung in found.rungs] == [1, 2]
+    assert list(found.result.history.validation) == ["squared", "loss"]
+
+
 def halving(**options):
     common = {"rungs": (10, 20, 40), "validation": (X, T), "optimizer": optax.sgd, "batch_size": 5, "key": 3}
     common |= {"hyperparameters": {"learning_rate": RATES}, "progress": False, "stretch": 10}
