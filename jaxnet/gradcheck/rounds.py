@@ -39,6 +39,7 @@ _SLIGHT = 1e-2  # of its leaf's largest: a smaller element says nothing of how g
 _WIDE = (4, 6, 8)  # steps so wide that what is a little ragged evens out
 _COARSE, _MOST_ROUNDING = 1e-6, 32.0  # epsilon of half precision; so many, of a leaf's largest, are rounding
 _CONSTANTS = 2.0**-4  # epsilon, of a leaf's largest: by so much rounded constants of a rule take it off
+_LEAST_SIZE = 1e-6  # of an element, by which f's value tells what of its slope is nothing
 _NOTHING = 1e-12  # a difference that may be the rounding of a 1, whatever the leaf's size
 _TIED, _BESIDE = 2.0**-28, 16  # how far beside a tie, relative to each element, and points there
 _ROUNDINGS_BESIDE, _WIDEST_TIE = 16, 2.0**-19  # of a gradient's own type, up to float32's: so far does it see
@@ -187,7 +188,8 @@ def _round(
 ) -> Round:
     leaf_of = np.searchsorted(problem.starts, index, side="right") - 1
     leaves = len(problem.sizes)
-    natural = abs(target.value) / scales(target.flat, target.sizes)[index]
+    # At 1e-30 a slope may be anything beside f over that, and is none the smaller for it.
+    natural = abs(target.value) / np.maximum(scales(target.flat, target.sizes)[index], _LEAST_SIZE)
     known = [g for g in gradients if g.unavailable is None and (g.wide or g.own)]
     blur, loosened = noise * abs(target.value), np.zeros(len(index))
 

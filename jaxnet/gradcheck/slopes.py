@@ -347,7 +347,8 @@ def compared(flat: Flat, trace: Trace, seed: int, loose: float) -> tuple[dict[in
             worst = np.unravel_index(np.argmax(np.abs(verdict.mismatch) * verdict.wrong), verdict.slope.shape)
             rule, slope = verdict.slope[worst], verdict.slope[worst] + verdict.mismatch[worst]
             kind = "wrong rule" if any(map(np.any, piece.rules)) else "stopped"
-            found[n] = kind, f"slope {rule:.3g} by its rule, {slope:.3g} numerically"
+            digits = next((d for d in range(3, 17) if f"{rule:.{d}g}" != f"{slope:.{d}g}"), 17)
+            found[n] = kind, f"slope {rule:.{digits}g} by its rule, {slope:.{digits}g} numerically"
         elif flat.ops[n].name in ("cond", "scan", "while") and not (verdict and verdict.clear):
             found[n] = "", ""
         else:

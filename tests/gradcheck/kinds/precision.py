@@ -1,5 +1,7 @@
 """Half precision, the ends of a type, kinks within a rounding, and functions good to a tolerance only."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,6 +272,20 @@ def wrong_rule_where_a_right_one_of_that_text_was_before():
 
     assert check(function(1.0), f32(0.3, 0.7)).verdict == "pass"
     return check(function(2.0), f32(0.3, 0.7))
+
+
+@kind(END, "inconclusive", "too wide to decide")
+def a_point_so_small_that_any_slope_is_lost_in_rounding():
+    return check(jnp.i0, np.float32(1e-30), candidates={"c": lambda x: jnp.float32(1e10)})
+
+
+@kind("a rule that is nearly right", "fail", "arises in custom_vjp_call")
+def a_rule_a_ten_thousandth_too_large():
+    with jax.enable_x64(True):
+        report = check(lambda x: scaled(lambda x: x**3, 1.0001)(x).sum(), np.array([1.0]))
+    rule, slope = re.search(r"slope (\S+) by its rule, (\S+) numerically", str(report)).groups()
+    assert rule != slope
+    return report
 
 
 @kind("noise that is declared", "pass")
