@@ -77,16 +77,15 @@ def projected(problem: Problem, weights: Leaves) -> Target:
 def entry_slope(problem: Problem, target: Target, index: int, step: float, place: int) -> float:
     """Return the central difference of one of f's values by one element."""
     weights: list[np.ndarray] = []
-    for value, start in zip(
-        problem.output.values, np.cumsum([0, *map(np.size, problem.output.values)]), strict=False
-    ):
-        weight = np.zeros(np.size(value), target.context[len(weights)].dtype)
+    starts = np.cumsum([0, *map(np.size, problem.output.values)])
+    for value, like, start in zip(problem.output.values, problem.weights[0], starts, strict=False):
+        weight = np.zeros(np.size(value), complex if np.iscomplexobj(like) else np.float64)
         if start <= place < start + weight.size:
             weight[place - start] = 1
         weights.append(weight.reshape(np.shape(value)))
     x = target.flat[index]
     with jax.enable_x64(True):
-        there = target.seen_through(weights)
+        there = projected(problem, weights) if target.jaxpr is None else target.seen_through(weights)
         change = there.elements(np.array([index]), np.array([[x + step, x - step]])).change[0]
     return float((change[0] - change[1]) / ((x + step) - (x - step)))
 

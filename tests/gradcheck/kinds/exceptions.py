@@ -163,6 +163,17 @@ def rosenbrock_of_scipy_with_a_wrong_candidate():
     )
 
 
+@kind(NUMPY, "fail", "the worst entry is that of out[1] by x[1]: 1.1, numerically 1")
+def several_outputs_of_numpy_with_a_wrong_candidate():
+    def f(x):
+        return np.array([float(x[0]) ** 2, float(x[0]) * float(x[1])])
+
+    def jacobian(x):
+        return np.array([[2 * x[0], 0], [x[1], 1.1 * x[0]]])
+
+    return check(f, np.array([1.0, 2.0]), candidates={"jacobian": jacobian})
+
+
 @kind(NUMPY, "pass", "not available")
 def edits_a_copy_in_place():
     def f(x):
