@@ -108,11 +108,9 @@ def child(devices: int, processes: int, own: int, port: int, batch: int) -> dict
     alone = partial(
         jaxnet.fit_many, network.loss, networks, (x, t), batch_size=batch // parts, key=keys, **how
     )
-    pieces: dict[str, Any] = {
-        "step": lambda: step().train_seconds / STEPS,
-        "work": lambda: alone().train_seconds / STEPS,
-    }
+    pieces: dict[str, Any] = {"step": lambda: step().train_seconds / STEPS}
     if mesh is not None:
+        pieces["work"] = lambda: alone().train_seconds / STEPS
         summed, not_summed = (products(mesh, batch // parts, summed) for summed in (True, False))
         pieces["sum"] = lambda: (seconds_of(summed) - seconds_of(not_summed)) / STEPS
         pieces["exchange"] = exchanges(mesh, x, t, batch)

