@@ -241,15 +241,6 @@ def a_median_whose_place_is_computed_in_floating_point():
     return check(f, x, candidates={"c": lambda x: 1.02 * jax.grad(f)(x)})
 
 
-@kind(EXCUSED, "fail", "c disagrees with")
-def an_element_that_rounding_excuses_beside_others_that_are_wrong():
-    def f(x):
-        return jnp.sin(x[:3]).sum() + (x[3] - (x[3] - 1e-7 * x[4]))
-
-    x = f32(0.3, 0.7, 1.1, 2.0, 3.0)
-    return check(f, x, candidates={"c": lambda x: jax.grad(f)(x) * jnp.array([1.02, 1, 1, 1, 1])})
-
-
 @kind("a slope too steep for any step", "inconclusive")
 def logistic_map_of_60_steps_by_its_parameter():
     start = np.float32(0.3)
